@@ -1,0 +1,153 @@
+"""What both backbones share: arch zoo look-up, frozen stages, checkpointing, pretrained weights."""
+
+from collections.abc import Mapping, Sequence
+
+from mmengine.model import BaseModule
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..layers import Block, MixerContext, build_token_mixer
+from ..utils import check_keywords, one_of
+from .pretrained import load_pretrained
+
+AttentionSpec = str | Sequence[str | Sequence[str]]
+
+
+class DenseBackbone(BaseModule):
+    """A four-stage backbone that returns one map per requested stage.
+
+    Subclasses list the modules of their stem and stages in :meth:`stage_modules`.
+
+    Attributes:
+        out_channels: Channels of each output, in the order of ``out_indices``.
+        out_strides: Stride in pixels of each output.
+    """
+
+    def __new__(cls, *args: object, **kwargs: object) -> 'DenseBackbone':
+        # Python's own message for an unknown keyword does not list the known ones.
+        check_keywords(cls, kwargs)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        stage_dims: Sequence[int],
+        *,
+        out_indices: Sequence[int],
+        frozen_stages: int,
+        with_cp: bool,
+        init_cfg: dict | list | None,
+    ) -> None:
+        super().__init__(init_cfg)
+        num_stages = len(stage_dims)
+        if (
+            not out_indices
+            or list(out_indices) != sorted(set(out_indices))
+            or not set(out_indices) <= set(range(num_stages))
+        ):
+            raise ValueError(
+                f'out_indices={tuple(out_indices)} must be increasing stage indices '
+                f'out of {tuple(range(num_stages))}'
+            )
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{num_stages}')
+        self.out_indices = tuple(out_indices)
+        self.out_channels = tuple(stage_dims[i] for i in out_indices)
+        self.out_strides = tuple(4 * 2**i for i in out_indices)
+        self.frozen_stages = frozen_stages
+        self.with_cp = with_cp
+
+    def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
+        """Modules and parameters of stage ``index``, counted from 1; 0 is the stem."""
+        raise NotImplementedError
+
+    def init_weights(self) -> None:
+        """Load ``init_cfg=dict(type='Pretrained', checkpoint=...)``, or leave the random weights.
+
+        Raises:
+            FileNotFoundError: The checkpoint does not exist.
+            ValueError: It does not hold every weight of this backbone except output norms.
+        """
+        if isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained':
+            load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'))
+            self._is_init = True
+        else:
+            super().init_weights()
+
+    def train(self, mode: bool = True) -> 'DenseBackbone':
+        """Switch the mode; frozen stages stay in eval mode and get no gradient."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        for index in range(self.frozen_stages + 1):
+            for part in self.stage_modules(index):
+                part.requires_grad_(False)
+                if isinstance(part, nn.Module):
+                    part.eval()
+
+    def _run_block(self, block: Block, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        if self.with_cp and self.training and x.requires_grad:
+            return checkpoint(block, x, hw_shape, use_reentrant=False)
+        return block(x, hw_shape)
+
+
+def resolve_arch(arch: str | Mapping, zoo: Mapping[str, Mapping], aliases: Mapping) -> dict:
+    """Settings of an architecture, by name, alias, or as a dict with exactly the zoo's keys.
+
+    Raises:
+        ValueError: Unknown name, unknown key, missing key, or per-stage tuples whose lengths
+            differ; the message lists what exists.
+    """
+    if isinstance(arch, str):
+        return dict(zoo[aliases.get(arch) or one_of('arch', arch, [*zoo, *aliases])])
+    required = ('embed_dims', 'depths', 'num_heads', 'mlp_ratios')
+    for key in arch:
+        one_of('arch key', key, required)
+    missing = [key for key in required if key not in arch]
+    if missing:
+        raise ValueError(f'arch lacks {", ".join(missing)}; it needs {", ".join(required)}')
+    lengths = {key: len(value) for key, value in arch.items() if isinstance(value, Sequence)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f'arch has per-stage tuples of different lengths: {lengths}')
+    return dict(arch)
+
+
+def resolve_attention(attention: AttentionSpec, depths: Sequence[int]) -> list[tuple[str, ...]]:
+    """Token mixer names of every block, stage by stage.
+
+    Args:
+        attention: One name for all, a name per stage, or for a mixed stage a name per block.
+        depths: Blocks per stage.
+
+    Raises:
+        ValueError: The number of stages or blocks does not fit.
+    """
+    if isinstance(attention, str):
+        attention = (attention,) * len(depths)
+    if len(attention) != len(depths):
+        raise ValueError(f'attention has {len(attention)} stages, depths has {len(depths)}')
+    stages = []
+    for stage, (names, depth) in enumerate(zip(attention, depths, strict=True)):
+        names = (names,) * depth if isinstance(names, str) else tuple(names)
+        if len(names) != depth:
+            raise ValueError(f'attention[{stage}] names {len(names)} blocks, the stage has {depth}')
+        stages.append(names)
+    return stages
+
+
+def build_block(
+    name: str, context: MixerContext, mlp_ratio: float, drop_path: float, norm_eps: float
+) -> Block:
+    """One block around the token mixer called ``name``."""
+    mixer = build_token_mixer(name, context)
+    return Block(context.dim, mixer, mlp_ratio, drop_path, norm_eps)
+
+
+def init_linear_and_norm(module: nn.Module) -> None:
+    """Truncated normal (std 0.02) linear weights, zero biases; LayerNorm stays at identity."""
+    if isinstance(module, nn.Linear):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

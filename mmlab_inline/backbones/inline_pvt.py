@@ -1,0 +1,159 @@
+"""InLine-PVT: Pyramid Vision Transformer with InLine attention.
+
+Paper: "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurIPS 2024
+(arXiv 2412.06590); macro-architecture: "Pyramid Vision Transformer", ICCV 2021 (arXiv 2102.12122).
+Parameter names are those of the released InLine-PVT and PVT checkpoints.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from ..layers import MixerContext, PatchEmbed
+from ..ops import resize_pos_embed
+from ..registry import register_backbone
+from .base import (
+    AttentionSpec,
+    DenseBackbone,
+    build_block,
+    init_linear_and_norm,
+    resolve_arch,
+    resolve_attention,
+)
+
+PATCH_SIZES = (4, 2, 2, 2)
+_WIDTHS = dict(
+    embed_dims=(64, 128, 320, 512), num_heads=(2, 4, 10, 16), mlp_ratios=(8, 8, 4, 4)
+)
+ARCH_ZOO = {
+    'tiny': dict(_WIDTHS, depths=(2, 2, 2, 2)),
+    'small': dict(_WIDTHS, depths=(3, 4, 6, 3)),
+    'medium': dict(_WIDTHS, depths=(3, 4, 18, 3)),
+    'large': dict(_WIDTHS, depths=(3, 8, 27, 3)),
+}
+ALIASES = {'t': 'tiny', 's': 'small', 'm': 'medium', 'l': 'large'}
+
+
+@register_backbone
+class InLinePVT(DenseBackbone):
+    """PVT macro-architecture with a token mixer of choice; InLine attention by default.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'medium'``, ``'large'`` (or t, s, m, l), or a dict with
+            embed_dims, depths, num_heads, mlp_ratios, each with one number per stage.
+        in_channels: Channels of the image.
+        pretrain_img_size: Image size (H, W) in pixels, or its side, that the position embeddings
+            are stored for; they are resized to any other.
+        attention: Token mixer: one name for all, one per stage, or within a stage one per block.
+            ``'inline'`` or ``'softmax'``. ``'softmax'`` throughout a named arch is plain PVT: its
+            softmax stages have half of the heads.
+        kernel: Kernel function of InLine attention: ``'identity'``, ``'relu'``, ``'leakyrelu'``
+            or ``'exp'``.
+        inline_window_size: Window of InLine attention in tokens; None: the whole map.
+        sr_ratios: Spatial reduction of softmax attention, per stage.
+        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        out_indices: Stages to return, from 0.
+        frozen_stages: -1: none; 0: the first patch embedding; k: that and the first k stages.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` loads ImageNet weights.
+
+    Raises:
+        ValueError: Unknown arch, attention or kernel, or numbers that do not fit together.
+
+    Example:
+        >>> model = InLinePVT('tiny')
+        >>> [tuple(y.shape) for y in model(torch.rand(1, 3, 64, 96))]
+        [(1, 64, 16, 24), (1, 128, 8, 12), (1, 320, 4, 6), (1, 512, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = 'tiny',
+        *,
+        in_channels: int = 3,
+        pretrain_img_size: int | tuple[int, int] = 224,
+        attention: AttentionSpec = 'inline',
+        kernel: str = 'identity',
+        inline_window_size: int | None = None,
+        sr_ratios: Sequence[int] = (8, 4, 2, 1),
+        drop_path_rate: float = 0.1,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        settings = resolve_arch(arch, ARCH_ZOO, ALIASES)
+        dims, depths = settings['embed_dims'], settings['depths']
+        super().__init__(
+            dims,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        if isinstance(pretrain_img_size, int):
+            pretrain_img_size = (pretrain_img_size, pretrain_img_size)
+        self.num_stages = len(dims)
+        mixers = resolve_attention(attention, depths)
+        drop_rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        self.pos_grids = [
+            tuple(side // stride for side in pretrain_img_size)
+            for stride in accumulate(PATCH_SIZES, int.__mul__)
+        ]
+        for stage in range(self.num_stages):
+            heads = settings['num_heads'][stage]
+            blocks = []
+            for index, name in enumerate(mixers[stage]):
+                context = MixerContext(
+                    dims[stage],
+                    # PVT's own heads are twice as wide as InLine-PVT's.
+                    heads // 2 if name == 'softmax' and isinstance(arch, str) else heads,
+                    qkv='separate',
+                    kernel=kernel,
+                    linear_window_size=inline_window_size,
+                    sr_ratio=sr_ratios[stage],
+                    shift=index % 2 == 1,
+                )
+                ratio = settings['mlp_ratios'][stage]
+                blocks.append(build_block(name, context, ratio, next(drop_rates), norm_eps=1e-6))
+            channels = dims[stage - 1] if stage else in_channels
+            height, width = self.pos_grids[stage]
+            pos_embed = nn.Parameter(torch.zeros(1, height * width, dims[stage]))
+            trunc_normal_(pos_embed, std=0.02)
+            number = stage + 1
+            self.add_module(f'patch_embed{number}', PatchEmbed(channels, dims[stage], PATCH_SIZES[stage]))
+            self.register_parameter(f'pos_embed{number}', pos_embed)
+            self.add_module(f'block{number}', nn.ModuleList(blocks))
+        self.apply(init_linear_and_norm)
+
+    def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
+        if index == 0:
+            return [self.patch_embed1, self.pos_embed1]
+        names = ('patch_embed', 'pos_embed', 'block')
+        return [getattr(self, f'{name}{index}') for name in names]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the requested stages.
+
+        Args:
+            x: Images (B, in_channels, H, W) of any size.
+
+        Returns:
+            For each stage i of ``out_indices`` (B, C_i, ceil(H / s), ceil(W / s)) with
+            s = 4 * 2 ** i, contiguous.
+        """
+        outs = []
+        for stage in range(self.num_stages):
+            number = stage + 1
+            x, hw_shape = getattr(self, f'patch_embed{number}')(x)
+            pos_embed = getattr(self, f'pos_embed{number}')
+            x = x + resize_pos_embed(pos_embed, self.pos_grids[stage], hw_shape)
+            for block in getattr(self, f'block{number}'):
+                x = self._run_block(block, x, hw_shape)
+            x = x.transpose(1, 2).unflatten(2, hw_shape)
+            if stage in self.out_indices:
+                outs.append(x.contiguous())
+        return tuple(outs)

@@ -1,0 +1,175 @@
+"""InLine-Swin: Swin Transformer with InLine attention in its early stages.
+
+Paper: "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurIPS 2024
+(arXiv 2412.06590); macro-architecture: "Swin Transformer", ICCV 2021 (arXiv 2103.14030).
+Parameter names are those of the released InLine-Swin and Swin classification checkpoints.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import MixerContext, PatchEmbed, PatchMerging
+from ..registry import register_backbone
+from .base import (
+    AttentionSpec,
+    DenseBackbone,
+    build_block,
+    init_linear_and_norm,
+    resolve_arch,
+    resolve_attention,
+)
+
+PATCH_SIZE = 4
+# The paper's appendix prints softmax for the third stage of tiny; the authors confirm InLine.
+ARCH_ZOO = {
+    'tiny': dict(
+        embed_dims=96,
+        depths=(2, 2, 6, 2),
+        num_heads=(3, 6, 12, 24),
+        mlp_ratios=4,
+        attention=('inline', 'inline', 'inline', 'softmax'),
+    ),
+    'small': dict(
+        embed_dims=96,
+        depths=(2, 2, 18, 2),
+        num_heads=(3, 6, 12, 24),
+        mlp_ratios=4,
+        attention=('inline', 'inline', 'softmax', 'softmax'),
+    ),
+    'base': dict(
+        embed_dims=128,
+        depths=(2, 2, 18, 2),
+        num_heads=(4, 8, 16, 32),
+        mlp_ratios=4,
+        attention=('inline', 'inline', ('inline',) * 2 + ('softmax',) * 16, 'softmax'),
+    ),
+}
+ALIASES = {'t': 'tiny', 's': 'small', 'b': 'base'}
+
+
+class SwinStage(nn.Module):
+    """Blocks, and before the next stage a patch merging: holds the released names together."""
+
+    def __init__(self, blocks: Sequence[nn.Module], downsample: PatchMerging | None) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+
+@register_backbone
+class InLineSwin(DenseBackbone):
+    """Swin macro-architecture with a token mixer of choice per stage or block.
+
+    Every output has a LayerNorm of its own (``norm0`` .. ``norm3``), which no classification
+    checkpoint holds.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'`` (or t, s, b), or a dict with embed_dims (of the
+            first stage; it doubles from stage to stage), depths, num_heads, mlp_ratios (one
+            number, or one per stage).
+        in_channels: Channels of the image.
+        attention: Token mixer: one name for all, one per stage, or within a stage one per block.
+            ``'inline'`` or ``'softmax'``. ``'softmax'`` throughout is plain Swin. None: as the
+            paper's arch has it (``'inline'`` throughout for an arch given as a dict).
+        kernel: Kernel function of InLine attention: ``'identity'``, ``'relu'``, ``'leakyrelu'``
+            or ``'exp'``.
+        window_size: Window of softmax attention in tokens (12 in the 384-pixel base).
+        inline_window_size: Window of InLine attention in tokens; None: the whole map.
+        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        out_indices: Stages to return, from 0.
+        frozen_stages: -1: none; 0: the patch embedding; k: that and the first k stages.
+        with_cp: Recompute blocks in the backward pass to save memory.
+        init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` loads ImageNet weights.
+
+    Raises:
+        ValueError: Unknown arch, attention or kernel, or numbers that do not fit together.
+
+    Example:
+        >>> model = InLineSwin('tiny')
+        >>> [tuple(y.shape) for y in model(torch.rand(1, 3, 64, 96))]
+        [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = 'tiny',
+        *,
+        in_channels: int = 3,
+        attention: AttentionSpec | None = None,
+        kernel: str = 'identity',
+        window_size: int = 7,
+        inline_window_size: int | None = None,
+        drop_path_rate: float = 0.1,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        settings = resolve_arch(arch, ARCH_ZOO, ALIASES)
+        depths = settings['depths']
+        dims = [settings['embed_dims'] * 2**stage for stage in range(len(depths))]
+        ratios = settings['mlp_ratios']
+        ratios = ratios if isinstance(ratios, Sequence) else (ratios,) * len(depths)
+        super().__init__(
+            dims,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        mixers = resolve_attention(attention or settings.get('attention', 'inline'), depths)
+        drop_rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        self.patch_embed = PatchEmbed(in_channels, dims[0], PATCH_SIZE)
+        self.layers = nn.ModuleList()
+        for stage, dim in enumerate(dims):
+            blocks = []
+            for index, name in enumerate(mixers[stage]):
+                context = MixerContext(
+                    dim,
+                    settings['num_heads'][stage],
+                    qkv='joint',
+                    kernel=kernel,
+                    linear_window_size=inline_window_size,
+                    softmax_window_size=window_size,
+                    shift=index % 2 == 1,
+                )
+                blocks.append(
+                    build_block(name, context, ratios[stage], next(drop_rates), norm_eps=1e-5)
+                )
+            last = stage == len(dims) - 1
+            self.layers.append(SwinStage(blocks, None if last else PatchMerging(dim)))
+        for stage in self.out_indices:
+            self.add_module(f'norm{stage}', nn.LayerNorm(dims[stage], eps=1e-5))
+        self.apply(init_linear_and_norm)
+
+    def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
+        if index == 0:
+            return [self.patch_embed]
+        modules = [self.layers[index - 1]]
+        if index - 1 in self.out_indices:
+            modules.append(getattr(self, f'norm{index - 1}'))
+        return modules
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the requested stages.
+
+        Args:
+            x: Images (B, in_channels, H, W) of any size.
+
+        Returns:
+            For each stage i of ``out_indices`` (B, C_i, ceil(H / s), ceil(W / s)) with
+            s = 4 * 2 ** i, contiguous.
+        """
+        outs = []
+        x, hw_shape = self.patch_embed(x)
+        for stage, layer in enumerate(self.layers):
+            for block in layer.blocks:
+                x = self._run_block(block, x, hw_shape)
+            if stage in self.out_indices:
+                out = getattr(self, f'norm{stage}')(x)
+                outs.append(out.transpose(1, 2).unflatten(2, hw_shape).contiguous())
+            if layer.downsample is not None:
+                x, hw_shape = layer.downsample(x, hw_shape)
+        return tuple(outs)

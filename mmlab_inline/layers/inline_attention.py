@@ -1,0 +1,102 @@
+"""InLine attention as a module (arXiv 2412.06590)."""
+
+from torch import Tensor, nn
+
+from ..ops import KERNELS, apply_in_windows, inline_attention, token_mean, window_shift
+from ..utils import one_of
+
+
+class InLineAttention(nn.Module):
+    """Injective linear attention with a predicted 3x3 local residual, usable in any model.
+
+    Cost grows linearly with the number of tokens. The whole map is attended at once unless
+    ``window_size`` is given.
+
+    Args:
+        dim: Channels C.
+        num_heads: Number of heads; divides ``dim``.
+        qkv: ``'separate'`` projections ``q`` and ``kv`` (as in InLine-PVT) or ``'joint'``, one
+            ``qkv`` (as in InLine-Swin).
+        kernel: Kernel function on queries and keys: ``'identity'``, ``'relu'``, ``'leakyrelu'``
+            or ``'exp'``.
+        window_size: Attend within windows of this side in tokens; means, covariances and residual
+            kernels are then per window. None: the whole map.
+        shift: Roll the map by half a window first (unmasked: a linear form cannot mask pairs).
+
+    Raises:
+        ValueError: ``num_heads`` does not divide ``dim``, or an unknown name.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv: str = 'separate',
+        kernel: str = 'identity',
+        window_size: int | None = None,
+        shift: bool = False,
+    ) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f'num_heads={num_heads} does not divide dim={dim}')
+        self.dim = dim
+        self.num_heads = num_heads
+        self.kernel = one_of('kernel', kernel, KERNELS)
+        self.window_size = window_size
+        self.shift = shift
+        if one_of('qkv', qkv, ('separate', 'joint')) == 'joint':
+            self.qkv = nn.Linear(dim, 3 * dim)
+        else:
+            self.q = nn.Linear(dim, dim)
+            self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.residual = nn.Sequential(
+            nn.Conv1d(dim, dim, 1, groups=num_heads),
+            nn.GELU(),
+            nn.Conv1d(dim, 9 * dim, 1, groups=num_heads),
+        )
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attend over a map.
+
+        Args:
+            x: Tokens (B, N, C), row-major over the map.
+            hw_shape: Map size (H, W) in tokens.
+
+        Returns:
+            (B, N, C).
+
+        Raises:
+            ValueError: H * W is not N.
+        """
+        height, width = hw_shape
+        if height * width != x.shape[1]:
+            raise ValueError(f'hw_shape={tuple(hw_shape)} does not hold {x.shape[1]} tokens')
+        if self.window_size is None:
+            return self._attend(x, (height, width))
+        window_shape = (self.window_size, self.window_size)
+        return apply_in_windows(
+            lambda windows: self._attend(windows, window_shape),
+            x,
+            (height, width),
+            self.window_size,
+            window_shift((height, width), self.window_size) if self.shift else (0, 0),
+        )
+
+    def _attend(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        mean = token_mean(x)
+        # Channel-major: nine consecutive outputs of the residual branch belong to one channel.
+        local_kernel = self.residual(mean.to(x.dtype).transpose(1, 2)).view(-1, self.dim, 3, 3)
+        weights, biases = self._projections()
+        out = inline_attention(
+            x, mean, hw_shape, weights, biases, local_kernel, self.num_heads, self.kernel
+        )
+        return self.proj(out)
+
+    def _projections(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        if hasattr(self, 'qkv'):
+            return self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
+        return (
+            (self.q.weight, *self.kv.weight.chunk(2)),
+            (self.q.bias, *self.kv.bias.chunk(2)),
+        )

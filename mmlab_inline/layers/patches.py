@@ -1,0 +1,65 @@
+"""From images to tokens, and from tokens to fewer tokens.
+
+Sizes that do not divide are padded with zeros at the bottom and right, so that the map is
+ceil(H / stride) x ceil(W / stride).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import padded_shape
+
+
+class PatchEmbed(nn.Module):
+    """Strided convolution and LayerNorm.
+
+    Args:
+        in_channels: Channels of the image or map.
+        dim: Channels C of the tokens.
+        patch_size: Side of a patch in pixels, and the stride.
+    """
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
+        self.norm = nn.LayerNorm(dim, eps=1e-5)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Embed an image (B, C0, H0, W0).
+
+        Returns:
+            Tokens (B, N, C) and their map size (H, W).
+        """
+        height, width = image.shape[2:]
+        padded_h, padded_w = padded_shape((height, width), self.patch_size)
+        image = self.proj(F.pad(image, (0, padded_w - width, 0, padded_h - height)))
+        hw_shape = (padded_h // self.patch_size, padded_w // self.patch_size)
+        return self.norm(image.flatten(2).transpose(1, 2)), hw_shape
+
+
+class PatchMerging(nn.Module):
+    """Halve the map and double the channels (Swin Transformer, arXiv 2103.14030, sec. 3.1).
+
+    Args:
+        dim: Channels C of the incoming tokens; 2 C go out.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, eps=1e-5)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """Merge tokens (B, N, C) of an (H, W) map two by two.
+
+        Returns:
+            Tokens (B, ceil(H / 2) * ceil(W / 2), 2 C) and their map size.
+        """
+        height, width = hw_shape
+        padded_h, padded_w = padded_shape(hw_shape, 2)
+        x = F.pad(x.unflatten(1, hw_shape), (0, 0, 0, padded_w - width, 0, padded_h - height))
+        # Neighbours (row, column) in the order (0, 0), (1, 0), (0, 1), (1, 1).
+        x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
+        return self.reduction(self.norm(x.flatten(1, 2))), (padded_h // 2, padded_w // 2)

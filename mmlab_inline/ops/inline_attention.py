@@ -1,0 +1,201 @@
+"""InLine attention as pure tensor functions: one definition, three ways to compute it.
+
+Source: "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurIPS 2024
+(arXiv 2412.06590). With ``s = head_dim ** -0.5`` and a kernel function phi, query i weighs key j by
+
+    a_ij = (s / N) * (phi(q_i).phi(k_j) - mean_t phi(q_i).phi(k_t)) + 1 / N
+
+so rows sum to one by subtraction instead of division, which keeps the map from queries to weights
+injective. The output adds a dynamic depthwise 3x3 convolution of the values (the local residual).
+
+All three functions have one signature, :data:`inline_attention` picks among the linear ones.
+"""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .local_residual import dynamic_depthwise3x3
+
+KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    'identity': lambda x: x,
+    'relu': F.relu,
+    'leakyrelu': lambda x: F.leaky_relu(x, 0.01),
+    'exp': lambda x: torch.exp(0.2 * x),
+}
+
+
+def token_mean(x: Tensor) -> Tensor:
+    """Mean over tokens, accumulated in at least float32.
+
+    Args:
+        x: Tokens (B, N, C).
+
+    Returns:
+        (B, 1, C) in float32, or float64 for float64 input.
+    """
+    return x.mean(1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def inline_attention_weights(q: Tensor, k: Tensor, kernel: str = 'identity') -> Tensor:
+    """The N x N attention weights themselves (paper, eq. 4): for tests and for looking at.
+
+    Args:
+        q: Queries (B, heads, N, head_dim), before the kernel function.
+        k: Keys (B, heads, N, head_dim), before the kernel function.
+        kernel: Name in :data:`KERNELS`.
+
+    Returns:
+        (B, heads, N, N); each row sums to 1, entries may be negative.
+    """
+    phi = KERNELS[kernel]
+    scores = phi(q) @ phi(k).transpose(-2, -1)
+    scale = q.shape[-1] ** -0.5 / k.shape[-2]
+    return scale * (scores - scores.mean(-1, keepdim=True)) + 1 / k.shape[-2]
+
+
+def inline_attention_naive(
+    x: Tensor,
+    x_mean: Tensor,
+    hw_shape: tuple[int, int],
+    weights: tuple[Tensor, Tensor, Tensor],
+    biases: tuple[Tensor, Tensor, Tensor],
+    local_kernel: Tensor,
+    num_heads: int,
+    kernel: str = 'identity',
+) -> Tensor:
+    """Definition with the N x N matrix written out; quadratic, for tests.
+
+    Args:
+        x: Tokens (B, N, C), row-major over the map.
+        x_mean: :func:`token_mean` of ``x``, (B, 1, C). (Unused here: nothing is taken on trust.)
+        hw_shape: Map size (H, W) in tokens, H * W == N.
+        weights: Query, key and value weights, each (C, C) as in ``F.linear``.
+        biases: Query, key and value biases, each (C,).
+        local_kernel: Kernels of the local residual, (B, C, 3, 3).
+        num_heads: Number of heads; divides C.
+        kernel: Name in :data:`KERNELS`.
+
+    Returns:
+        (B, N, C): all heads' outputs plus the local residual, before the output projection.
+    """
+    q, k, v = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+    attention = inline_attention_weights(
+        _split_heads(q, num_heads), _split_heads(k, num_heads), kernel
+    )
+    out = _merge_heads(attention @ _split_heads(v, num_heads))
+    return out + dynamic_depthwise3x3(v, local_kernel, hw_shape, method='shift')
+
+
+def inline_attention_linear(
+    x: Tensor,
+    x_mean: Tensor,
+    hw_shape: tuple[int, int],
+    weights: tuple[Tensor, Tensor, Tensor],
+    biases: tuple[Tensor, Tensor, Tensor],
+    local_kernel: Tensor,
+    num_heads: int,
+    kernel: str = 'identity',
+) -> Tensor:
+    """Textbook linear form: ``o_i = mean(v) + s * phi(q_i) Cov(phi(K), V)``, any kernel function.
+
+    The covariance is centred, and its 1/N is shared between K and V: an unscaled K^T V overflows
+    float16 on big maps. Arguments and result as in :func:`inline_attention_naive`.
+    """
+    num_tokens, channels = x.shape[1:]
+    phi = KERNELS[kernel]
+    q, k, v = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+    q, k = phi(q), phi(k)
+    k_mean, v_mean = (token_mean(t).to(t.dtype) for t in (k, v))
+    k_centred = _split_heads((k - k_mean) * num_tokens**-0.5, num_heads)
+    v_centred = _split_heads((v - v_mean) * num_tokens**-0.5, num_heads)
+    cov = k_centred.transpose(-2, -1) @ v_centred  # (B, heads, head_dim, head_dim)
+    scale = (channels // num_heads) ** -0.5
+    out = _merge_heads(_split_heads(q, num_heads) @ (scale * cov)) + v_mean
+    return out + dynamic_depthwise3x3(v, local_kernel, hw_shape)
+
+
+def inline_attention_fast(
+    x: Tensor,
+    x_mean: Tensor,
+    hw_shape: tuple[int, int],
+    weights: tuple[Tensor, Tensor, Tensor],
+    biases: tuple[Tensor, Tensor, Tensor],
+    local_kernel: Tensor,
+    num_heads: int,
+    kernel: str = 'identity',
+) -> Tensor:
+    """Exact faster form for the identity kernel: queries and keys never exist.
+
+    With G the (C x C) token covariance of ``x``, Cov_h(K, V) = Wk_h G Wv_h^T (the key bias
+    cancels), hence ``o_i = x_i M + b`` with one C x C matrix M and one bias b per sample.
+    G, the means, M and b are float32 (or float64) also under autocast and for half input, and
+    G is centred before it is squared: the raw moments lose digits when means exceed spreads.
+    Arguments and result as in :func:`inline_attention_naive`.
+
+    Raises:
+        ValueError: ``kernel`` is not ``'identity'``.
+    """
+    if kernel != 'identity':
+        raise ValueError(f"the fast form needs kernel='identity', got {kernel!r}")
+    batch, num_tokens, channels = x.shape
+    head_dim = channels // num_heads
+    v = F.linear(x, weights[2], biases[2])
+    with _without_autocast(x):
+        acc = x_mean.dtype
+        wq, wk, wv = (w.to(acc).unflatten(0, (num_heads, head_dim)) for w in weights)
+        bq, bv = biases[0].to(acc), biases[2].to(acc)
+        x_centred = x.to(acc) - x_mean
+        gram = x_centred.transpose(1, 2) @ x_centred / num_tokens
+        k_gram = (wk.flatten(0, 1) @ gram).unflatten(1, (num_heads, head_dim))
+        cov = head_dim**-0.5 * (k_gram @ wv.transpose(1, 2))  # (B, heads, head_dim, head_dim)
+        matrix = (wq.transpose(1, 2) @ cov).transpose(1, 2).reshape(batch, channels, channels)
+        bias = bq.view(num_heads, 1, head_dim) @ cov  # (B, heads, 1, head_dim)
+        bias = bias.flatten(1) + F.linear(x_mean[:, 0], wv.flatten(0, 1), bv)
+    local = dynamic_depthwise3x3(v, local_kernel, hw_shape, bias)
+    return torch.baddbmm(local, x.to(v.dtype), matrix.to(v.dtype))
+
+
+def fast_form_is_cheaper(num_tokens: int, channels: int, num_heads: int, kernel: str) -> bool:
+    """The rule by which :func:`inline_attention` chooses.
+
+    Per sample the fast form replaces the textbook's ``2 N C d`` multiply-accumulates and its
+    per-head copies of q, k and v by ``C^3 + 2 C^2 d`` for G's products with the weights.
+    It wins once there are about twice as many tokens as channels.
+    """
+    return kernel == 'identity' and num_tokens >= 2 * channels
+
+
+def inline_attention(
+    x: Tensor,
+    x_mean: Tensor,
+    hw_shape: tuple[int, int],
+    weights: tuple[Tensor, Tensor, Tensor],
+    biases: tuple[Tensor, Tensor, Tensor],
+    local_kernel: Tensor,
+    num_heads: int,
+    kernel: str = 'identity',
+) -> Tensor:
+    """InLine attention by the cheaper of its two linear forms.
+
+    Arguments and result as in :func:`inline_attention_naive`.
+    """
+    fast = fast_form_is_cheaper(x.shape[1], x.shape[2], num_heads, kernel)
+    form = inline_attention_fast if fast else inline_attention_linear
+    return form(x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel)
+
+
+def _split_heads(x: Tensor, num_heads: int) -> Tensor:
+    return x.unflatten(2, (num_heads, -1)).transpose(1, 2)  # (B, heads, N, head_dim)
+
+
+def _merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)  # (B, N, C)
+
+
+def _without_autocast(x: Tensor) -> AbstractContextManager:
+    # torch.autocast refuses the meta device, which counts and shape checks use.
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

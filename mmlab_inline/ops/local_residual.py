@@ -1,0 +1,75 @@
+"""Depthwise 3x3 convolution whose kernels differ from sample to sample.
+
+It is the local residual of InLine attention (arXiv 2412.06590, sec. 4.2).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Above this many samples (windows, mostly) one grouped convolution beats a loop over samples.
+_MAX_LOOPED_SAMPLES = 16
+
+
+def dynamic_depthwise3x3(
+    x: Tensor,
+    kernel: Tensor,
+    hw_shape: tuple[int, int],
+    bias: Tensor | None = None,
+    method: str = 'auto',
+) -> Tensor:
+    """Convolve each sample's channels with kernels of their own; zero padding 1, stride 1.
+
+    Args:
+        x: Tokens (B, N, C), row-major over the map: a channels-last image, never copied on CPU.
+        kernel: (B, C, 3, 3); cast to the dtype of ``x``.
+        hw_shape: Map size (H, W) in tokens, H * W == N.
+        bias: Added per sample and channel, (B, C).
+        method: ``'sample'``: a channels-last convolution per sample; ``'group'``: one convolution
+            with B * C groups; ``'shift'``: nine shifted multiplies, made of elementwise
+            operations only; ``'auto'``: the cheaper of the first two.
+
+    Returns:
+        (B, N, C) in the dtype of ``x``.
+    """
+    batch, _, channels = x.shape
+    if method == 'auto':
+        loop = x.device.type == 'cpu' and batch <= _MAX_LOOPED_SAMPLES
+        method = 'sample' if loop else 'group'
+    image = x.transpose(1, 2).unflatten(2, hw_shape)  # (B, C, H, W) view
+    kernel = kernel.to(x.dtype)
+    bias = None if bias is None else bias.to(x.dtype)
+    if method == 'sample':
+        out = torch.cat(
+            [
+                F.conv2d(
+                    image[i : i + 1],
+                    kernel[i].unsqueeze(1),
+                    None if bias is None else bias[i],
+                    padding=1,
+                    groups=channels,
+                )
+                for i in range(batch)
+            ]
+        )
+    elif method == 'group':
+        out = F.conv2d(
+            image.reshape(1, batch * channels, *hw_shape),
+            kernel.flatten(0, 1).unsqueeze(1),
+            None if bias is None else bias.flatten(),
+            padding=1,
+            groups=batch * channels,
+        ).view(batch, channels, *hw_shape)
+    elif method == 'shift':
+        height, width = hw_shape
+        padded = F.pad(image, (1, 1, 1, 1))
+        out = sum(
+            padded[:, :, row : row + height, col : col + width]
+            * kernel[:, :, row, col, None, None]
+            for row in range(3)
+            for col in range(3)
+        )
+        out = out if bias is None else out + bias[:, :, None, None]
+    else:
+        raise ValueError(f"unknown method {method!r}: choose 'auto', 'sample', 'group' or 'shift'")
+    return out.flatten(2).transpose(1, 2)

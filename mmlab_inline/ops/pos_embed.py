@@ -1,0 +1,26 @@
+"""Learned position embeddings at any map size."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def resize_pos_embed(
+    pos_embed: Tensor, grid_shape: tuple[int, int], hw_shape: tuple[int, int]
+) -> Tensor:
+    """Resize a position embedding bilinearly (align_corners False).
+
+    Shapes are compared as (H, W), never as token counts: 49x64 and 56x56 both hold 3136 tokens.
+
+    Args:
+        pos_embed: (1, H0 * W0, C).
+        grid_shape: (H0, W0) in tokens.
+        hw_shape: Wanted (H, W) in tokens.
+
+    Returns:
+        (1, H * W, C); ``pos_embed`` itself when the shapes are equal.
+    """
+    if grid_shape == hw_shape:
+        return pos_embed
+    image = pos_embed.transpose(1, 2).unflatten(2, grid_shape)
+    image = F.interpolate(image, hw_shape, mode='bilinear', align_corners=False)
+    return image.flatten(2).transpose(1, 2)

@@ -1,0 +1,107 @@
+"""Cutting token maps into square windows (Swin Transformer, arXiv 2103.14030, sec. 3.2)."""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def apply_in_windows(
+    fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    hw_shape: tuple[int, int],
+    window_size: int,
+    shift: tuple[int, int] = (0, 0),
+) -> Tensor:
+    """Apply a function to every window of a map.
+
+    The map is padded with zeros at the bottom and right to a multiple of the window, rolled up
+    and left by ``shift``, cut; and put together, rolled back and cropped afterwards.
+
+    Args:
+        fn: Maps windows (B * windows, window_size ** 2, C) to the same shape. Windows of one
+            sample are consecutive, row-major.
+        x: Tokens (B, N, C).
+        hw_shape: Map size (H, W) in tokens.
+        window_size: Side of a window in tokens.
+        shift: Cyclic shift (rows, columns) in tokens.
+
+    Returns:
+        (B, N, C).
+    """
+    batch, num_tokens, channels = x.shape
+    height, width = hw_shape
+    padded_h, padded_w = padded_shape(hw_shape, window_size)
+    rows, cols = padded_h // window_size, padded_w // window_size
+
+    x = x.view(batch, height, width, channels)
+    x = F.pad(x, (0, 0, 0, padded_w - width, 0, padded_h - height))
+    if any(shift):
+        x = torch.roll(x, (-shift[0], -shift[1]), (1, 2))
+    x = x.view(batch, rows, window_size, cols, window_size, channels).transpose(2, 3)
+    x = fn(x.reshape(-1, window_size**2, channels))
+    x = x.view(batch, rows, cols, window_size, window_size, channels).transpose(2, 3)
+    x = x.reshape(batch, padded_h, padded_w, channels)
+    if any(shift):
+        x = torch.roll(x, shift, (1, 2))
+    return x[:, :height, :width].reshape(batch, num_tokens, channels)
+
+
+def padded_shape(hw_shape: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """The smallest (H, W) not below ``hw_shape`` that ``multiple`` divides."""
+    height, width = hw_shape
+    return height + -height % multiple, width + -width % multiple
+
+
+def window_shift(hw_shape: tuple[int, int], window_size: int) -> tuple[int, int]:
+    """Shift by half a window, but not along an axis on which the map is a single window."""
+    half = window_size // 2
+    height, width = hw_shape
+    return (half if height > window_size else 0, half if width > window_size else 0)
+
+
+@lru_cache(maxsize=32)
+def shift_mask(
+    hw_shape: tuple[int, int], window_size: int, shift: tuple[int, int], device: torch.device
+) -> Tensor:
+    """Which token pairs of a window may not see each other after a cyclic shift.
+
+    Args:
+        hw_shape: Map size (H, W) in tokens, before padding.
+        window_size: Side of a window in tokens.
+        shift: Cyclic shift (rows, columns) in tokens.
+        device: Where the mask lives.
+
+    Returns:
+        Boolean (windows, window_size ** 2, window_size ** 2), True where masked.
+    """
+    padded = padded_shape(hw_shape, window_size)
+    # Along each axis the rolled map has three regions: untouched windows, the last window's own
+    # part, and what was rolled in from the other end.
+    row, col = (
+        (torch.arange(size, device=device) >= size - window_size).int()
+        + (torch.arange(size, device=device) >= size - step).int()
+        for size, step in zip(padded, shift, strict=True)
+    )
+    region = (3 * row[:, None] + col[None, :]).view(
+        padded[0] // window_size, window_size, padded[1] // window_size, window_size
+    )
+    region = region.transpose(1, 2).reshape(-1, window_size**2)
+    return region[:, None, :] != region[:, :, None]
+
+
+def relative_position_index(window_size: int) -> Tensor:
+    """Row of the relative position bias table for each pair of tokens of a window.
+
+    Args:
+        window_size: Side of a window in tokens.
+
+    Returns:
+        Integers (window_size ** 2, window_size ** 2) below (2 * window_size - 1) ** 2.
+    """
+    axis = torch.arange(window_size)
+    coords = torch.stack(torch.meshgrid(axis, axis, indexing='ij')).flatten(1)
+    offset = coords[:, :, None] - coords[:, None, :] + window_size - 1
+    return offset[0] * (2 * window_size - 1) + offset[1]

@@ -1,0 +1,136 @@
+"""Reading checkpoints without running code from them.
+
+A ``.pth`` file is a pickle, and a pickle may call anything. Here only an allow-list of harmless
+types is ever looked up, so that released files (which hold a yacs config beside their weights and
+which ``weights_only=True`` therefore refuses) load, and files that need more are refused by name.
+"""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor
+
+
+class UnsafeCheckpointError(ValueError):
+    """The file needs a type that is not known to be harmless."""
+
+
+class _PlainDict(dict):
+    """Stands in for configuration dicts, so that their package need not exist."""
+
+
+class _PlainObject:
+    """Stands in for harmless objects that nothing is read from."""
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+
+_TORCH_TYPES = {
+    ('torch._utils', '_rebuild_tensor'),
+    ('torch._utils', '_rebuild_tensor_v2'),
+    ('torch._utils', '_rebuild_parameter'),
+    ('torch', 'Size'),
+    ('torch', 'device'),
+    ('torch.serialization', '_get_layout'),
+}
+_NUMPY_TYPES = {
+    ('numpy', 'ndarray'),
+    ('numpy', 'dtype'),
+    *(
+        (f'numpy.{core}.multiarray', name)
+        for core in ('core', '_core')
+        for name in ('_reconstruct', 'scalar')
+    ),
+}
+_PLAIN_TYPES = {
+    ('collections', 'OrderedDict'): OrderedDict,
+    ('collections', 'defaultdict'): _PlainDict,
+    ('builtins', 'set'): set,
+    ('__builtin__', 'set'): set,
+    ('yacs.config', 'CfgNode'): _PlainDict,
+    ('argparse', 'Namespace'): _PlainObject,
+    ('mmengine.logging.history_buffer', 'HistoryBuffer'): _PlainObject,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        plain = _PLAIN_TYPES.get((module, name))
+        if plain is not None:
+            return plain
+        key = (module, name)
+        is_torch_name = module == 'torch' and (
+            name.endswith('Storage') or isinstance(getattr(torch, name, None), torch.dtype)
+        )
+        if is_torch_name or key in _TORCH_TYPES or key in _NUMPY_TYPES:
+            return super().find_class(module, name)
+        raise UnsafeCheckpointError(f'it would run {module}.{name}')
+
+
+# torch.load takes a module; this is one that holds just what it looks up.
+_PICKLE_MODULE = SimpleNamespace(
+    __name__='mmlab_inline.utils.safe_load',
+    Unpickler=_Unpickler,
+    load=lambda file, **kwargs: _Unpickler(file, **kwargs).load(),
+)
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a ``.pth`` or ``.safetensors`` file onto the CPU.
+
+    Args:
+        path: The file.
+
+    Returns:
+        What it holds: for safetensors the state dict, else whatever was saved, with configuration
+        objects replaced by plain ones.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        UnsafeCheckpointError: The file needs a type that is not known to be harmless.
+        ValueError: The file is no checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'checkpoint {path} does not exist')
+    if path.suffix == '.safetensors':
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f'{path} is no safetensors file: {error}') from None
+    try:
+        return torch.load(
+            path, map_location='cpu', pickle_module=_PICKLE_MODULE, weights_only=False
+        )
+    except UnsafeCheckpointError as error:
+        raise UnsafeCheckpointError(
+            f'{path} is refused, {error}: save its weights alone '
+            "(torch.save({'state_dict': ...}) or safetensors) where you trust it"
+        ) from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError) as error:
+        raise ValueError(f'{path} is no checkpoint, or a torn one: {error}') from None
+
+
+def unwrap_state_dict(checkpoint: dict) -> dict[str, Tensor]:
+    """The state dict in what mm tools (``state_dict``), timm and the authors (``model``) save.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for key in ('state_dict', 'model'):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+            break
+    if not isinstance(checkpoint, dict) or not any(
+        isinstance(value, Tensor) for value in checkpoint.values()
+    ):
+        raise ValueError("it holds no weights: no 'state_dict', no 'model', no tensors")
+    state_dict = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
