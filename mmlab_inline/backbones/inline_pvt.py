@@ -25,9 +25,7 @@ from .base import (
 )
 
 PATCH_SIZES = (4, 2, 2, 2)
-_WIDTHS = dict(
-    embed_dims=(64, 128, 320, 512), num_heads=(2, 4, 10, 16), mlp_ratios=(8, 8, 4, 4)
-)
+_WIDTHS = dict(embed_dims=(64, 128, 320, 512), num_heads=(2, 4, 10, 16), mlp_ratios=(8, 8, 4, 4))
 ARCH_ZOO = {
     'tiny': dict(_WIDTHS, depths=(2, 2, 2, 2)),
     'small': dict(_WIDTHS, depths=(3, 4, 6, 3)),
@@ -124,7 +122,9 @@ class InLinePVT(DenseBackbone):
             pos_embed = nn.Parameter(torch.zeros(1, height * width, dims[stage]))
             trunc_normal_(pos_embed, std=0.02)
             number = stage + 1
-            self.add_module(f'patch_embed{number}', PatchEmbed(channels, dims[stage], PATCH_SIZES[stage]))
+            self.add_module(
+                f'patch_embed{number}', PatchEmbed(channels, dims[stage], PATCH_SIZES[stage])
+            )
             self.register_parameter(f'pos_embed{number}', pos_embed)
             self.add_module(f'block{number}', nn.ModuleList(blocks))
         self.apply(init_linear_and_norm)

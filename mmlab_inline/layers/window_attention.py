@@ -66,9 +66,7 @@ class WindowAttention(nn.Module):
         if mask is not None:
             # Windows of one sample stand beside its heads, so that one mask serves every sample.
             bias = bias.masked_fill(mask[:, None], -torch.inf).flatten(0, 1)[None]
-            q, k, v = (
-                t.reshape(-1, bias.shape[1], area, t.shape[-1]) for t in (q, k, v)
-            )
+            q, k, v = (t.reshape(-1, bias.shape[1], area, t.shape[-1]) for t in (q, k, v))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         out = out.reshape(-1, self.num_heads, area, out.shape[-1])
         return self.proj(out.transpose(1, 2).flatten(2))

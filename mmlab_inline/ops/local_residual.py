@@ -64,8 +64,7 @@ def dynamic_depthwise3x3(
         height, width = hw_shape
         padded = F.pad(image, (1, 1, 1, 1))
         out = sum(
-            padded[:, :, row : row + height, col : col + width]
-            * kernel[:, :, row, col, None, None]
+            padded[:, :, row : row + height, col : col + width] * kernel[:, :, row, col, None, None]
             for row in range(3)
             for col in range(3)
         )

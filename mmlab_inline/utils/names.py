@@ -14,7 +14,9 @@ def one_of(what: str, value: str, known: Iterable[str]) -> str:
     known = list(known)
     if value not in known:
         names = ', '.join(repr(name) for name in known)
-        raise ValueError(f'unknown {what} {value!r}{did_you_mean(value, known)}; choose from {names}')
+        raise ValueError(
+            f'unknown {what} {value!r}{did_you_mean(value, known)}; choose from {names}'
+        )
     return value
 
 

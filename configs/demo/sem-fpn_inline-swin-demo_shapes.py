@@ -1,0 +1,63 @@
+# Semantic FPN on a narrow InLine-Swin for the embedded drawn shapes: minutes on a CPU core.
+_base_ = '../segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py'
+
+data_root = 'work_dirs/demo/data/ade/ADEChallengeData2016'
+classes = ('background', 'circle', 'square', 'triangle')
+
+model = dict(
+    data_preprocessor=dict(size=(160, 160)),
+    backbone=dict(
+        _delete_=True,
+        type='mmlab_inline.InLineSwin',
+        arch=dict(embed_dims=24, depths=(1, 1, 3, 1), num_heads=(1, 2, 4, 8), mlp_ratios=2),
+        attention=('inline', 'inline', ('inline', 'softmax', 'softmax'), 'softmax'),
+        drop_path_rate=0.0,
+    ),
+    neck=dict(in_channels=[24, 48, 96, 192], out_channels=48),
+    decode_head=dict(
+        in_channels=[48, 48, 48, 48], channels=48, dropout_ratio=0.0, num_classes=len(classes)
+    ),
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+dataset = dict(
+    type='BaseSegDataset',
+    data_root=data_root,
+    img_suffix='.png',
+    metainfo=dict(
+        classes=classes,
+        palette=[[120, 120, 120], [220, 60, 60], [60, 160, 60], [60, 90, 220]],
+    ),
+    reduce_zero_label=True,
+)
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(**dataset, pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(**dataset, pipeline=test_pipeline)
+)
+test_dataloader = val_dataloader
+
+# 600 iterations * 8 / 400 images = 12 epochs.
+train_cfg = dict(max_iters=600, val_interval=600)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
+    dict(type='PolyLR', eta_min=0.0, power=0.9, begin=50, end=600, by_epoch=False),
+]
+optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0))
+default_hooks = dict(
+    logger=dict(interval=10), checkpoint=dict(interval=600, max_keep_ckpts=1, save_best=None)
+)

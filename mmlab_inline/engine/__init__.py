@@ -1,0 +1,15 @@
+"""What a run needs beyond mmengine: checked configs and checkpoints, mixed precision on CPU."""
+
+from .amp import enable_amp
+from .config import check_options, drop_pretrained, load_config
+from .preflight import check_data, check_pretrained, load_weights
+
+__all__ = [
+    'check_data',
+    'check_options',
+    'check_pretrained',
+    'drop_pretrained',
+    'enable_amp',
+    'load_config',
+    'load_weights',
+]

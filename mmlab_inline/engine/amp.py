@@ -1,0 +1,38 @@
+"""Mixed precision, on a GPU or without one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """bfloat16 autocast on the CPU; mmengine's AmpOptimWrapper needs a GPU.
+
+    bfloat16 has the range of float32, so the loss is not scaled.
+    """
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast the forward pass, beside what the base class does."""
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+def enable_amp(cfg: Config) -> str:
+    """Turn on mixed precision: loss-scaled float16 on a GPU, else bfloat16 on the CPU.
+
+    Returns:
+        A line that says which.
+    """
+    if torch.cuda.is_available():
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        return 'mixed precision: float16 autocast with dynamic loss scaling on the GPU'
+    cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+    return 'mixed precision: no GPU, bfloat16 autocast on the CPU'

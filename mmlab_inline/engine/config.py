@@ -1,0 +1,136 @@
+"""Reading a config as the tools do: with checked options and one line where it is wrong."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import Registry, root
+from mmengine.runner import Runner
+
+from ..utils import UserError, did_you_mean
+
+# Dicts whose keys are the user's own, or read by no signature.
+_FREE_FORM = {'paramwise_cfg', 'custom_keys', 'metainfo', 'init_kwargs', 'backend_args'}
+# What build functions take out of a dict before they look at the signature of its type.
+_CONSUMED = {'type', '_delete_', '_scope_', 'constructor', 'paramwise_cfg', 'optimizer'}
+
+
+def load_config(path: str, options: Mapping | None = None) -> Config:
+    """Parse a config and merge ``--cfg-options`` into it.
+
+    Args:
+        path: Config file.
+        options: Dotted keys and values.
+
+    Raises:
+        UserError: The file is missing or does not parse, or an option's key is unknown.
+    """
+    if not Path(path).is_file():
+        near = did_you_mean(Path(path).stem, [file.stem for file in _sibling_configs(path)])
+        raise UserError(f'config {path} does not exist{near}')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        raise UserError(f'config {path} does not parse: {_one_line(error)}') from None
+    if options:
+        check_options(cfg, options)
+        try:
+            cfg.merge_from_dict(dict(options))
+        except (KeyError, TypeError, IndexError, AssertionError) as error:
+            raise UserError(f'--cfg-options do not fit {path}: {_one_line(error)}') from None
+    return cfg
+
+
+def check_options(cfg: Config, options: Mapping) -> None:
+    """Refuse option keys that would be swallowed silently.
+
+    A key must stand in the config or in the signature of the class that the enclosing ``type``
+    names.
+
+    Raises:
+        UserError: It does not; the message suggests the nearest known key.
+    """
+    scope = cfg.get('default_scope', 'mmengine')
+    for option in options:
+        node = cfg._cfg_dict
+        known_to_class: set[str] = set(inspect.signature(Runner.__init__).parameters)
+        parts = option.split('.')
+        for depth, part in enumerate(parts):
+            if isinstance(node, list | tuple):
+                if not part.isdigit() or int(part) >= len(node):
+                    place = '.'.join(parts[:depth])
+                    raise UserError(
+                        f'--cfg-options {option}: {place} is a list of {len(node)} items, '
+                        f'index them by 0..{len(node) - 1}'
+                    )
+                node = node[int(part)]
+                continue
+            if not isinstance(node, Mapping):
+                break
+            new_type = options.get('.'.join([*parts[:depth], 'type']), node.get('type'))
+            if isinstance(new_type, str):
+                known_to_class = _keywords(new_type, scope) | _CONSUMED
+            if part not in node:
+                known = {*node, *known_to_class}
+                if part not in known and part != 'type':
+                    raise UserError(
+                        f'--cfg-options {option}: unknown key {part!r}{did_you_mean(part, known)}'
+                    )
+                break
+            if part in _FREE_FORM:
+                break
+            node = node[part]
+
+
+def pretrained_settings(cfg: Config) -> Iterator[dict]:
+    """Every dict of the model that asks for pretrained weights."""
+    return (
+        node
+        for node in _dicts(cfg.get('model', {}))
+        if isinstance(node.get('init_cfg'), Mapping)
+        and node['init_cfg'].get('type') == 'Pretrained'
+    )
+
+
+def drop_pretrained(cfg: Config) -> None:
+    """Start from random weights."""
+    for node in pretrained_settings(cfg):
+        node['init_cfg'] = None
+
+
+def _dicts(node: object) -> Iterator[dict]:
+    if isinstance(node, Mapping):
+        yield node
+        node = node.values()
+    elif not isinstance(node, list | tuple):
+        return
+    for child in node:
+        yield from _dicts(child)
+
+
+def _keywords(type_name: str, scope: str) -> set[str]:
+    """Keywords of the class or function registered as ``type_name``, base classes included."""
+    name = type_name if '.' in type_name else f'{scope}.{type_name}'
+    for registry in vars(root).values():
+        found = registry.get(name) if isinstance(registry, Registry) else None
+        if found is not None:
+            classes = inspect.getmro(found) if inspect.isclass(found) else (found,)
+            keywords: set[str] = set()
+            for cls in classes:
+                parameters = inspect.signature(cls).parameters.values()
+                keywords |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+                if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                    break
+            return keywords
+    return set()
+
+
+def _sibling_configs(path: str) -> list[Path]:
+    folder = Path(path).parent
+    return sorted(folder.glob('*.py')) if folder.is_dir() else []
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f'{type(error).__name__}: {lines[-1] if lines else ""}'

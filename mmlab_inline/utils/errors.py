@@ -1,0 +1,19 @@
+"""Mistakes of the user's: one clear line and exit status 2, never a traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Something the user can put right; the message says what is wrong and what to do."""
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """Print a :class:`UserError` as ``error: ...`` and exit with status 2."""
+    try:
+        yield
+    except UserError as error:
+        print(f'error: {error}', file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,95 @@
+"""Evaluate a detector (box and mask AP) or a segmentor (mIoU) on its config's test data.
+
+    python tools/test.py CONFIG CHECKPOINT [--show-dir DIR] [--out PATH] ...
+
+Prints the metrics and writes them to metrics.json in the work folder.
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+from mmlab_inline.engine import check_data, drop_pretrained, load_config, load_weights
+from mmlab_inline.utils import UserError, exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Evaluate a detector or a segmentor.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='logs and metrics; default work_dirs/CONFIG-NAME')
+    parser.add_argument(
+        '--out',
+        metavar='PATH',
+        help='save predictions: a .pkl file (detection), a folder of label maps (segmentation)',
+    )
+    parser.add_argument('--show-dir', metavar='DIR', help='save pictures of the predictions')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings, e.g. model.test_cfg.rcnn.score_thr=0.1',
+    )
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    with exit_on_user_error():
+        cfg = load_config(args.config, args.cfg_options)
+        cfg.launcher = args.launcher
+        if args.work_dir or not cfg.get('work_dir'):
+            cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
+        if not Path(args.checkpoint).is_file():
+            raise UserError(f'checkpoint {args.checkpoint} does not exist')
+        drop_pretrained(cfg)
+        check_data(cfg, 'test')
+        if args.out:
+            save_predictions(cfg, args.out)
+        if args.show_dir:
+            save_pictures(cfg, args.show_dir)
+
+        runner = Runner.from_cfg(cfg)
+        model = getattr(runner.model, 'module', runner.model)
+        load_weights(model, args.checkpoint)
+    metrics = runner.test()
+    if runner.rank == 0:
+        path = Path(runner.work_dir, 'metrics.json')
+        path.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1))
+        print(f'Metrics are in {path}')
+
+
+def save_predictions(cfg: Config, out: str) -> None:
+    """Save predictions: label maps by mmseg's metric, anything else as a pickle by mmengine's."""
+    evaluator = cfg.test_evaluator
+    if cfg.get('default_scope') == 'mmseg':
+        evaluator.output_dir = out
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out {out}: predictions of a detector need a file name ending in .pkl')
+    evaluators = evaluator if isinstance(evaluator, list) else [evaluator]
+    cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=out)]
+
+
+def save_pictures(cfg: Config, show_dir: str) -> None:
+    """Draw every test image with its prediction below ``show_dir``."""
+    folder = str(Path(show_dir).resolve())
+    hook = cfg.default_hooks.setdefault('visualization', {})
+    hook.update(draw=True, interval=1)
+    if cfg.get('default_scope') == 'mmseg':
+        cfg.visualizer.save_dir = folder  # pictures land in vis_data/vis_image below it
+    else:
+        hook.test_out_dir = folder
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,127 @@
+"""Train a detector or a segmentor from a config.
+
+    python tools/train.py CONFIG [--work-dir DIR] [--resume [PATH]] [--amp] ...
+
+Prints a line with losses, learning rate and time left every few iterations, and at the end where
+the checkpoint lies and the command that tests it.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from mmlab_inline.engine import (
+    check_data,
+    check_pretrained,
+    drop_pretrained,
+    enable_amp,
+    load_config,
+)
+from mmlab_inline.utils import UserError, exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Train a detector or a segmentor.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='logs and checkpoints; default work_dirs/CONFIG-NAME')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='PATH',
+        help='continue from PATH, or from the newest checkpoint of the work folder',
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision: fp16 on a GPU, else bf16 on the CPU'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate by images per step over the recipe's",
+    )
+    parser.add_argument(
+        '--accumulate', type=int, default=1, metavar='N', help='add up gradients of N batches'
+    )
+    parser.add_argument('--seed', type=int, help='random seed')
+    parser.add_argument(
+        '--deterministic', action='store_true', help='deterministic algorithms (slower)'
+    )
+    parser.add_argument(
+        '--from-scratch', action='store_true', help='random weights instead of pretrained ones'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings, e.g. optim_wrapper.optimizer.lr=1e-4 train_cfg.max_epochs=24',
+    )
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.accumulate < 1:
+        parser.error('--accumulate must be at least 1')
+    # Some launchers pass the rank as an argument; mmengine reads it from the environment.
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    with exit_on_user_error():
+        cfg = load_config(args.config, args.cfg_options)
+        cfg.launcher = args.launcher
+        if args.work_dir or not cfg.get('work_dir'):
+            cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
+        if args.resume:
+            cfg.resume = True
+            if args.resume != 'auto':
+                if not Path(args.resume).is_file():
+                    raise UserError(f'checkpoint {args.resume} does not exist')
+                cfg.load_from = args.resume
+        if args.from_scratch or args.resume:
+            drop_pretrained(cfg)  # a resumed run overwrites them anyway
+        if args.seed is not None or args.deterministic:
+            cfg.randomness = dict(seed=args.seed, deterministic=args.deterministic)
+        if args.accumulate > 1:
+            cfg.optim_wrapper.accumulative_counts = args.accumulate
+        if args.auto_scale_lr:
+            enable_auto_scale_lr(cfg, args.accumulate)
+        check_pretrained(cfg)
+        check_data(cfg, 'train', 'val')
+    if args.amp:
+        print(enable_amp(cfg))
+
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    if runner.rank == 0:
+        print_next_step(args.config, Path(runner.work_dir))
+
+
+def enable_auto_scale_lr(cfg, accumulate: int) -> None:
+    """Let mmengine scale the rate by batch * processes over the recipe's images per step."""
+    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+        raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+    cfg.auto_scale_lr.enable = True
+    # mmengine does not know that a step may be several batches.
+    cfg.auto_scale_lr.base_batch_size /= accumulate
+
+
+def print_next_step(config: str, work_dir: Path) -> None:
+    """Say where the checkpoint lies and how to test it."""
+    best = sorted(work_dir.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    last = work_dir / 'last_checkpoint'
+    checkpoint = best[-1] if best else Path(last.read_text()) if last.is_file() else None
+    if checkpoint is None:
+        print('No checkpoint was written: the run is shorter than the checkpoint interval.')
+        return
+    which = 'best' if best else 'last'
+    print(f'Trained. The {which} checkpoint is {checkpoint}; test it with')
+    print(f'    python tools/test.py {config} {checkpoint}')
+
+
+if __name__ == '__main__':
+    main()
