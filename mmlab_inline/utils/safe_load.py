@@ -29,6 +29,10 @@ class _PlainObject:
         pass
 
 
+def _no_attribute(*args: object) -> None:
+    """Stands in for getattr, by which mmengine's HistoryBuffer names its own methods."""
+
+
 _TORCH_TYPES = {
     ('torch._utils', '_rebuild_tensor'),
     ('torch._utils', '_rebuild_tensor_v2'),
@@ -40,6 +44,7 @@ _TORCH_TYPES = {
 _NUMPY_TYPES = {
     ('numpy', 'ndarray'),
     ('numpy', 'dtype'),
+    ('_codecs', 'encode'),  # the bytes of a NumPy scalar
     *(
         (f'numpy.{core}.multiarray', name)
         for core in ('core', '_core')
@@ -49,6 +54,8 @@ _NUMPY_TYPES = {
 _PLAIN_TYPES = {
     ('collections', 'OrderedDict'): OrderedDict,
     ('collections', 'defaultdict'): _PlainDict,
+    ('builtins', 'getattr'): _no_attribute,
+    ('__builtin__', 'getattr'): _no_attribute,
     ('builtins', 'set'): set,
     ('__builtin__', 'set'): set,
     ('yacs.config', 'CfgNode'): _PlainDict,
