@@ -92,8 +92,8 @@ def main() -> None:
             enable_auto_scale_lr(cfg, args.accumulate)
         check_pretrained(cfg)
         check_data(cfg, 'train', 'val')
-    if args.amp:
-        print(enable_amp(cfg))
+        if args.amp:
+            print(enable_amp(cfg))
 
     runner = Runner.from_cfg(cfg)
     runner.train()

@@ -9,6 +9,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
+from ..utils import UserError
+
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
@@ -29,10 +31,18 @@ def enable_amp(cfg: Config) -> str:
 
     Returns:
         A line that says which.
+
+    Raises:
+        UserError: A detector without a GPU.
     """
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
         return 'mixed precision: float16 autocast with dynamic loss scaling on the GPU'
+    if cfg.get('default_scope') == 'mmdet':
+        raise UserError(
+            '--amp: no GPU, and mmcv has no bfloat16 NMS and RoIAlign for the CPU; '
+            'train this detector without --amp'
+        )
     cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
     return 'mixed precision: no GPU, bfloat16 autocast on the CPU'
