@@ -75,7 +75,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=1',
         ),
-        num_steps=500,
+        num_steps=700,
         loss='loss',
         metrics={'box_ap': ('coco/bbox_mAP', 1.0), 'mask_ap': ('coco/segm_mAP', 1.0)},
     ),

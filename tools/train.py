@@ -10,8 +10,8 @@ import argparse
 import os
 from pathlib import Path
 
-from mmengine.config import DictAction
-from mmengine.runner import Runner
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmlab_inline.engine import (
     check_data,
@@ -77,13 +77,9 @@ def main() -> None:
         if args.work_dir or not cfg.get('work_dir'):
             cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
         if args.resume:
-            cfg.resume = True
-            if args.resume != 'auto':
-                if not Path(args.resume).is_file():
-                    raise UserError(f'checkpoint {args.resume} does not exist')
-                cfg.load_from = args.resume
-        if args.from_scratch or args.resume:
-            drop_pretrained(cfg)  # a resumed run overwrites them anyway
+            resume(cfg, args.resume)
+        if args.from_scratch:
+            drop_pretrained(cfg)
         if args.seed is not None or args.deterministic:
             cfg.randomness = dict(seed=args.seed, deterministic=args.deterministic)
         if args.accumulate > 1:
@@ -101,7 +97,21 @@ def main() -> None:
         print_next_step(args.config, Path(runner.work_dir))
 
 
-def enable_auto_scale_lr(cfg, accumulate: int) -> None:
+def resume(cfg: Config, path: str) -> None:
+    """Continue from a checkpoint, or with ``'auto'`` from the newest of the work folder."""
+    if path == 'auto':
+        path = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
+        if path is None:
+            print(f'Nothing to resume in {cfg.work_dir}: a new run starts.')
+            return
+    if not Path(path).is_file():
+        raise UserError(f'checkpoint {path} does not exist')
+    cfg.resume = True
+    cfg.load_from = path
+    drop_pretrained(cfg)  # the checkpoint overwrites them
+
+
+def enable_auto_scale_lr(cfg: Config, accumulate: int) -> None:
     """Let mmengine scale the rate by batch * processes over the recipe's images per step."""
     if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
         raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')

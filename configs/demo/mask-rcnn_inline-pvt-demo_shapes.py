@@ -73,19 +73,19 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# 10 epochs * 400 images / 8 = 500 iterations.
-train_cfg = dict(max_epochs=10, val_interval=10)
+# 14 epochs * 400 images / 8 = 700 iterations.
+train_cfg = dict(max_epochs=14, val_interval=14)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=0,
-        T_max=10,
-        end=10,
+        T_max=14,
+        end=14,
         eta_min=1e-5,
         convert_to_iter_based=True,
     ),
 ]
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0))
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=10, save_best=None))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=14, save_best=None))

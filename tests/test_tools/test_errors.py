@@ -119,3 +119,8 @@ def test_scripts_say_how_they_are_called(script):
     )
     assert run.returncode == 2
     assert 'usage' in run.stderr
+
+
+def test_resume_without_a_checkpoint_keeps_the_pretrained_weights(fails):
+    # A restarted job that never saved must not silently train from random weights.
+    assert 'inline_pvt_tiny.pth' in fails('train.py', DETECTOR, '--resume')
