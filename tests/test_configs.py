@@ -1,86 +1,446 @@
-"""Every config parses, builds at full size and takes a training and a prediction step."""
+"""Every config says what the recipes say, builds at full size, trains a step and predicts."""
 
+import ast
+import copy
+import functools
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
+from mmlab_inline import InLineAttention
+from mmlab_inline.backbones import inline_pvt, inline_swin
 from mmlab_inline.engine import drop_pretrained, load_config
 from mmlab_inline.engine.config import pretrained_settings
 from mmlab_inline.engine.released_weights import RELEASED_WEIGHTS
+from mmlab_inline.layers import Block
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-PUBLISHED = sorted(
-    str(path.relative_to(CONFIGS))
-    for task in ('detection', 'segmentation')
-    for path in (CONFIGS / task).glob('[!_]*/*.py')
-)
 DEMO = sorted(str(path.relative_to(CONFIGS)) for path in (CONFIGS / 'demo').glob('*.py'))
-# Million parameters, auxiliary heads included.
+
+# Method, macro-architecture, schedule, archs; drop path rates of the InLine rows and of their
+# softmax twins.
+TABLE = [
+    ('mask-rcnn', 'pvt', '1x', 'tsml', (0.1, 0.2, 0.1, 0.2), (0.1, 0.1, 0.0, 0.0)),
+    ('retinanet', 'pvt', '1x', 'tsml', (0.1, 0.1, 0.2, 0.3), ()),
+    ('mask-rcnn', 'swin', '1x', 'ts', (0.1, 0.1), (0.1, 0.1)),
+    ('mask-rcnn', 'swin', '3x', 'ts', (0.1, 0.1), (0.1, 0.1)),
+    ('cascade-mask-rcnn', 'swin', '1x', 't', (0.1,), (0.1,)),
+    ('cascade-mask-rcnn', 'swin', '3x', 'tsb', (0.1, 0.1, 0.4), (0.1, 0.1, 0.1)),
+    ('sem-fpn', 'pvt', '40k', 'tsml', (0.1, 0.1, 0.2, 0.1), (0.1, 0.1, 0.1, 0.1)),
+    ('upernet', 'swin', '160k', 'tsb', (0.3, 0.3, 0.5), (0.3, 0.3, 0.3)),
+]
+FILES = {
+    '1x': 'detection/{folder}/{method}_{name}_fpn_{crop}{schedule}_coco.py',
+    '3x': 'detection/{folder}/{method}_{name}_fpn_{crop}{schedule}_coco.py',
+    '40k': 'segmentation/{folder}/{method}_{name}_8xb2-{schedule}_ade20k-512x512.py',
+    '160k': 'segmentation/{folder}/{method}_{name}_8xb2-{schedule}_ade20k-512x512.py',
+}
+ARCHS = {'t': 'tiny', 's': 'small', 'm': 'medium', 'l': 'large', 'b': 'base'}
+# Rate, weight decay, and whether norms and position biases go without decay.
+OPTIMIZERS = {
+    ('mask-rcnn', 'pvt'): (2e-4, 1e-4, False),
+    ('retinanet', 'pvt'): (1e-4, 1e-4, False),
+    ('mask-rcnn', 'swin'): (1e-4, 0.05, True),
+    ('cascade-mask-rcnn', 'swin'): (1e-4, 0.05, True),
+    ('sem-fpn', 'pvt'): (2e-4, 1e-4, False),
+    ('upernet', 'swin'): (6e-5, 0.01, True),
+}
+# Million parameters, auxiliary heads included; the softmax twins' are the published ones.
 SIZES = {
-    'mask-rcnn_inline-pvt-t': 31.7,
-    'sem-fpn_inline-pvt-t': 15.8,
-    'upernet_inline-swin-t': 60.9,
+    ('mask-rcnn', 'inline_pvt'): {'t': 31.7, 's': 41.2, 'm': 57.3, 'l': 70.8},
+    ('mask-rcnn', 'inline_swin'): {'t': 48.7, 's': 69.3},
+    ('sem-fpn', 'inline_pvt'): {'t': 15.8, 's': 25.3, 'm': 41.4, 'l': 54.9},
+    ('upernet', 'inline_swin'): {'t': 60.9, 's': 81.5, 'b': 121.9},
+    ('mask-rcnn', 'swin'): {'t': 48, 's': 69},
+    ('cascade-mask-rcnn', 'swin'): {'t': 86, 's': 107, 'b': 145},
+    ('sem-fpn', 'pvt'): {'t': 17, 's': 28, 'm': 48, 'l': 65},
+    ('upernet', 'swin'): {'t': 60, 's': 81, 'b': 121},
 }
 
 
-def build(cfg: Config) -> torch.nn.Module:
+class Recipe(NamedTuple):
+    """What the table says of one config."""
+
+    method: str
+    macro: str
+    schedule: str
+    arch: str
+    inline: bool
+    drop_path: float
+
+    @property
+    def folder(self) -> str:
+        return f'inline_{self.macro}' if self.inline else self.macro
+
+    @property
+    def path(self) -> str:
+        return FILES[self.schedule].format(
+            folder=self.folder,
+            method=self.method,
+            name=f'{self.folder.replace("_", "-")}-{self.arch}',
+            crop='ms-crop-' if self.macro == 'swin' else '',
+            schedule=self.schedule,
+        )
+
+    @property
+    def detects(self) -> bool:
+        return self.schedule in ('1x', '3x')
+
+
+RECIPES = [
+    Recipe(method, macro, schedule, arch, inline, rate)
+    for method, macro, schedule, archs, *rates in TABLE
+    for inline, rates_of_kind in zip((True, False), rates, strict=True)
+    for arch, rate in zip(archs, rates_of_kind, strict=False)
+]
+TWINS = [recipe for recipe in RECIPES if not recipe.inline]
+DETECTORS = [recipe for recipe in RECIPES if recipe.detects]
+SEGMENTORS = [recipe for recipe in RECIPES if not recipe.detects]
+# One of each family, at full size.
+SHORT = {
+    (recipe.method, recipe.macro): recipe.path
+    for recipe in RECIPES
+    if recipe.inline and recipe.arch == 't'
+}.values()
+
+
+def each(recipes: list[Recipe]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize('recipe', recipes, ids=[recipe.path for recipe in recipes])
+
+
+@functools.cache
+def parsed(path: str) -> Config:
+    """For reading only."""
+    return load_config(str(CONFIGS / path))
+
+
+def build(path: str) -> tuple[Config, nn.Module]:
+    cfg = copy.deepcopy(parsed(path))
+    drop_pretrained(cfg)
+    return cfg, build_model(cfg)
+
+
+def build_model(cfg: Config) -> nn.Module:
     init_default_scope(cfg.default_scope)
     # One process has no SyncBN; the runner reverts it likewise.
     return revert_sync_batchnorm(MODELS.build(cfg.model))
 
 
+def plain(node: object) -> object:
+    """Without the scope that bases of another library bring along."""
+    if isinstance(node, dict):
+        return {key: plain(value) for key, value in node.items() if key != '_scope_'}
+    return [plain(value) for value in node] if isinstance(node, list) else node
+
+
 @pytest.fixture
-def cfg(request):
-    cfg = load_config(str(CONFIGS / request.param))
-    drop_pretrained(cfg)
-    return cfg
+def no_random_init(no_random_init, monkeypatch):
+    """Of heads and necks too: memory stays untouched, so that even the largest build at once."""
+    for name in ('kaiming_normal_', 'kaiming_uniform_', 'normal_', 'trunc_normal_', 'uniform_'):
+        monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
 
 
-@pytest.mark.parametrize('path', PUBLISHED)
-def test_published_settings(path):
-    cfg = load_config(str(CONFIGS / path))
-    weights = [Path(node['init_cfg']['checkpoint']) for node in pretrained_settings(cfg)]
-    assert [file.parent for file in weights] == [Path('pretrained')]
-    assert weights[0].stem in RELEASED_WEIGHTS
+def test_configs_are_those_of_the_table():
+    published = {
+        str(path.relative_to(CONFIGS))
+        for task in ('detection', 'segmentation')
+        for path in (CONFIGS / task).glob('[!_]*/*.py')
+    }
+    paths = [recipe.path for recipe in RECIPES]
+    assert len(set(paths)) == len(paths)
+    assert set(paths) == published
+
+
+def bases(path: Path) -> list[str]:
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == '_base_':
+            value = ast.literal_eval(node.value)
+            return [value] if isinstance(value, str) else value
+    return []
+
+
+def published_bases(path: Path) -> list[Path]:
+    """The configs that a config changes; building blocks and the libraries' files left out."""
+    return [
+        (path.parent / base).resolve()
+        for base in bases(path)
+        if '::' not in base and '/_base_/' not in base
+    ]
+
+
+def depth(path: Path) -> int:
+    return 1 + max(map(depth, published_bases(path)), default=0)
+
+
+def test_inheritance_is_shallow():
+    paths = [CONFIGS / recipe.path for recipe in RECIPES]
+    assert max(map(depth, paths)) <= 3
+    full = [recipe for recipe, path in zip(RECIPES, paths, strict=True) if depth(path) == 1]
+    families = [(recipe.method, recipe.macro) for recipe in full]
+    assert sorted(families) == sorted(OPTIMIZERS)
+    assert all(recipe.inline for recipe in full)
+    for block in CONFIGS.glob('*/_base_/*.py'):
+        assert all(base.startswith('mmdet::') for base in bases(block)), block
+
+
+@each(RECIPES)
+def test_backbone(recipe):
+    cfg = parsed(recipe.path)
+    backbone = cfg.model.backbone
+    assert (
+        backbone.type
+        == {'pvt': 'mmlab_inline.InLinePVT', 'swin': 'mmlab_inline.InLineSwin'}[recipe.macro]
+    )
+    assert backbone.arch == ARCHS[recipe.arch]
+    assert backbone.drop_path_rate == recipe.drop_path
+    assert backbone.get('attention') == (None if recipe.inline else 'softmax')
+    (weights,) = (node.init_cfg for node in pretrained_settings(cfg))
+    name = f'{recipe.folder}_{ARCHS[recipe.arch]}'
+    assert weights == dict(type='Pretrained', checkpoint=f'pretrained/{name}.pth')
+    assert name in RELEASED_WEIGHTS
+
+
+def test_every_released_checkpoint_is_used():
+    used = {f'{recipe.folder}_{ARCHS[recipe.arch]}' for recipe in RECIPES}
+    assert used == set(RELEASED_WEIGHTS)
+
+
+@each(RECIPES)
+def test_optimizer(recipe):
+    cfg = parsed(recipe.path)
+    rate, decay, exempt = OPTIMIZERS[recipe.method, recipe.macro]
+    expected = dict(type='AdamW', lr=rate, weight_decay=decay)
+    wrapper = dict(type='OptimWrapper', optimizer=expected)
+    if exempt:
+        expected['betas'] = (0.9, 0.999)
+        no_decay = dict(decay_mult=0.0)
+        wrapper['paramwise_cfg'] = dict(
+            custom_keys={'relative_position_bias_table': no_decay, 'norm': no_decay}
+        )
+    # Nothing else either: no clipping, no mixed precision.
+    assert cfg.optim_wrapper == wrapper
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)
+
+
+@each(DETECTORS)
+def test_detection_schedule(recipe):
+    cfg = plain(parsed(recipe.path).to_dict())
+    epochs, milestones = {'1x': (12, [8, 11]), '3x': (36, [27, 33])}[recipe.schedule]
+    assert cfg['train_cfg'] == dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1)
+    warm_up, steps = cfg['param_scheduler']
+    assert warm_up == dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500)
+    assert steps == dict(
+        type='MultiStepLR', begin=0, end=epochs, by_epoch=True, milestones=milestones, gamma=0.1
+    )
+
+
+@each(SEGMENTORS)
+def test_segmentation_schedule(recipe):
+    cfg = parsed(recipe.path)
+    iterations = {'40k': 40000, '160k': 160000}[recipe.schedule]
+    assert cfg.train_cfg.type == 'IterBasedTrainLoop'
+    assert cfg.train_cfg.max_iters == iterations
+    assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval == iterations // 10
+    *warm_up, decay = cfg.param_scheduler
+    begin, power = (0, 0.9) if recipe.method == 'sem-fpn' else (1500, 1.0)
+    assert decay == dict(
+        type='PolyLR', eta_min=0.0, power=power, begin=begin, end=iterations, by_epoch=False
+    )
+    if begin:
+        linear = dict(type='LinearLR', start_factor=1e-6, begin=0, end=begin, by_epoch=False)
+        assert warm_up == [linear]
+    else:
+        assert warm_up == []
+
+
+@each(RECIPES)
+def test_data(recipe):
+    cfg = parsed(recipe.path)
+    assert cfg.train_dataloader.batch_size * 8 == 16
     # Means run over the whole batch's padding: no result may depend on its neighbours.
     assert cfg.val_dataloader.batch_size == cfg.test_dataloader.batch_size == 1
-    assert cfg.auto_scale_lr.base_batch_size == 16
-    assert not cfg.auto_scale_lr.enable
-    root = {'mmdet': 'data/coco/', 'mmseg': 'data/ade/ADEChallengeData2016'}[cfg.default_scope]
+    root = 'data/coco/' if recipe.detects else 'data/ade/ADEChallengeData2016'
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         assert loader.dataset.data_root == root
-    assert cfg.train_dataloader.batch_size * 8 == 16
+    assert 'flip' not in str(cfg.test_dataloader).lower()
+    best = {'retinanet': 'coco/bbox_mAP'}.get(recipe.method, 'coco/segm_mAP')
+    assert cfg.default_hooks.checkpoint.save_best == (best if recipe.detects else 'mIoU')
+    images = cfg.model.data_preprocessor
+    assert images.mean == [123.675, 116.28, 103.53]
+    assert images.std == [58.395, 57.12, 57.375]
+    assert images.bgr_to_rgb
+    if recipe.detects:
+        assert images.pad_size_divisor == 32
+    else:
+        assert images.size == (512, 512)
 
 
-@pytest.mark.parametrize('cfg', PUBLISHED, indirect=True, ids=PUBLISHED)
-def test_build_and_size(cfg, request):
-    model = build(cfg)
-    inputs = (
-        cfg.model.neck.in_channels if 'neck' in cfg.model else cfg.model.decode_head.in_channels
-    )
-    assert tuple(inputs) == model.backbone.out_channels
+def transforms(pipeline: list[dict]) -> list[dict]:
+    """The transforms between loading and packing."""
+    inner = plain(pipeline)
+    assert inner[0]['type'] == 'LoadImageFromFile'
+    assert inner[-1]['type'].startswith('Pack')
+    return [step for step in inner if not step['type'].startswith(('Load', 'Pack'))]
+
+
+@each(DETECTORS)
+def test_detection_augmentation(recipe):
+    cfg = parsed(recipe.path)
+    whole = dict(type='Resize', scale=(1333, 800), keep_ratio=True)
+    flip = dict(type='RandomFlip', prob=0.5)
+    expected = [whole, flip]
+    if recipe.macro == 'swin':
+        sides = range(480, 801, 32)
+        resize = dict(
+            type='RandomChoiceResize', scales=[(side, 1333) for side in sides], keep_ratio=True
+        )
+        first = {**resize, 'scales': [(400, 1333), (500, 1333), (600, 1333)]}
+        crop = dict(
+            type='RandomCrop',
+            crop_type='absolute_range',
+            crop_size=(384, 600),
+            allow_negative_crop=True,
+        )
+        expected = [flip, dict(type='RandomChoice', transforms=[[resize], [first, crop, resize]])]
+    assert transforms(cfg.train_dataloader.dataset.pipeline) == expected
+    assert transforms(cfg.test_dataloader.dataset.pipeline) == [whole]
+    metrics = 'bbox' if recipe.method == 'retinanet' else ['bbox', 'segm']
+    assert cfg.test_evaluator.metric == metrics
+
+
+@each(SEGMENTORS)
+def test_segmentation_augmentation(recipe):
+    cfg = parsed(recipe.path)
+    scale = dict(scale=(2048, 512), keep_ratio=True)
+    assert transforms(cfg.train_dataloader.dataset.pipeline) == [
+        dict(type='RandomResize', ratio_range=(0.5, 2.0), **scale),
+        dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
+        dict(type='RandomFlip', prob=0.5),
+        dict(type='PhotoMetricDistortion'),
+    ]
+    assert transforms(cfg.test_dataloader.dataset.pipeline) == [dict(type='Resize', **scale)]
+    assert cfg.model.test_cfg.mode == 'whole'
+    for loader in (cfg.train_dataloader, cfg.test_dataloader):
+        (labels,) = (t for t in loader.dataset.pipeline if t.type == 'LoadAnnotations')
+        assert labels.reduce_zero_label
+
+
+@each(RECIPES)
+def test_heads(recipe):
+    model = parsed(recipe.path).model
+    if recipe.method == 'cascade-mask-rcnn':
+        for head in model.roi_head.bbox_head:
+            assert (head.num_shared_convs, head.num_shared_fcs) == (4, 1)
+            assert head.fc_out_channels == 1024
+            assert head.norm_cfg.type == 'SyncBN'
+            assert head.reg_decoded_bbox
+            assert not head.reg_class_agnostic
+            assert head.loss_bbox == dict(type='GIoULoss', loss_weight=10.0)
+    if recipe.method == 'retinanet':
+        assert model.neck.start_level == 1
+        assert model.neck.add_extra_convs == 'on_input'
+    if recipe.method == 'sem-fpn':
+        assert model.neck.out_channels == 256
+        assert model.decode_head.channels == 128
+    if recipe.method == 'upernet':
+        assert model.decode_head.channels == 512
+        assert model.auxiliary_head.in_index == 2
+        assert model.auxiliary_head.loss_decode.loss_weight == 0.4
+
+
+def leaves(node: object, place: str = '') -> Iterator[tuple[str, object]]:
+    children = node.items() if isinstance(node, dict) else enumerate(node)
+    for key, value in children:
+        path = f'{place}.{key}' if place else str(key)
+        if isinstance(value, dict | list | tuple) and value:
+            yield from leaves(value, path)
+        else:
+            yield path, value
+
+
+@each(TWINS)
+def test_twin_changes_the_attention_only(recipe):
+    twin = dict(leaves(parsed(recipe.path).to_dict()))
+    inline = dict(leaves(parsed(recipe._replace(inline=True).path).to_dict()))
+    absent = object()
+    changed = {key for key in {*twin, *inline} if twin.get(key, absent) != inline.get(key, absent)}
+    necessary = {'model.backbone.attention', 'model.backbone.init_cfg.checkpoint'}
+    assert necessary <= changed <= necessary | {'model.backbone.drop_path_rate'}
+
+
+@each(RECIPES)
+def test_model_at_full_size(recipe, no_random_init):
+    cfg, model = build(recipe.path)
+    backbone = model.backbone
+
+    if 'neck' in cfg.model:
+        assert tuple(cfg.model.neck.in_channels) == backbone.out_channels
+    else:
+        assert tuple(cfg.model.decode_head.in_channels) == backbone.out_channels
+        auxiliary = cfg.model.auxiliary_head
+        assert auxiliary.in_channels == backbone.out_channels[auxiliary.in_index]
+
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    name = request.node.callspec.id.split('/')[-1]
-    for prefix, size in SIZES.items():
-        if name.startswith(prefix):
-            assert millions == pytest.approx(size, abs=0.05)
+    size = SIZES.get((recipe.method, recipe.folder), {}).get(recipe.arch)
+    assert size is None or millions == pytest.approx(size, rel=0.01)
+
+    zoo = {'pvt': inline_pvt, 'swin': inline_swin}[recipe.macro].ARCH_ZOO
+    blocks = [module for module in backbone.modules() if isinstance(module, Block)]
+    last = sum(zoo[ARCHS[recipe.arch]]['depths']) - 1
+    rates = [block.drop_path.drop_prob for block in blocks]
+    linear = [recipe.drop_path * index / last for index in range(last + 1)]
+    assert rates == pytest.approx(linear, abs=1e-6)
+    assert any(isinstance(block.attn, InLineAttention) for block in blocks) == recipe.inline
+
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    trained = {parameter for group in optimizer.param_groups for parameter in group['params']}
+    assert trained == set(names)
+    rate, decay, exempt = OPTIMIZERS[recipe.method, recipe.macro]
+    assert {group['lr'] for group in optimizer.param_groups} == {rate}
+    decays = {
+        names[parameter]: group['weight_decay']
+        for group in optimizer.param_groups
+        for parameter in group['params']
+    }
+    for name, value in decays.items():
+        without = exempt and ('norm' in name or 'relative_position_bias_table' in name)
+        assert value == (0 if without else decay), name
+    assert (0 in decays.values()) == exempt
 
 
-@pytest.mark.parametrize('cfg', PUBLISHED + DEMO, indirect=True, ids=PUBLISHED + DEMO)
-def test_loss_and_prediction(cfg):
-    size = (96, 128)
+@pytest.mark.parametrize(
+    'path',
+    [
+        *SHORT,
+        *DEMO,
+        *(
+            pytest.param(recipe.path, marks=pytest.mark.long)
+            for recipe in RECIPES
+            if recipe.path not in SHORT
+        ),
+    ],
+)
+def test_loss_and_prediction(path):
+    cfg = copy.deepcopy(parsed(path))
+    drop_pretrained(cfg)
+    size = (64, 96)
     if cfg.default_scope == 'mmdet':
         few_proposals(cfg.model)
     else:
         cfg.model.data_preprocessor.size = size
-    model = build(cfg)
+    model = build_model(cfg)
     batch = {'mmdet': detection_batch, 'mmseg': segmentation_batch}[cfg.default_scope](model, size)
 
     model.train()
@@ -103,6 +463,9 @@ def test_loss_and_prediction(cfg):
 
 def few_proposals(model: dict) -> None:
     """A step in seconds: heads see tens of boxes instead of a thousand."""
+    if model.type == 'RetinaNet':
+        model.test_cfg.update(nms_pre=20, max_per_img=20)
+        return
     for settings in (model.train_cfg.rpn_proposal, model.test_cfg.rpn):
         settings.update(nms_pre=20, max_per_img=20)
     stages = model.train_cfg.rcnn
@@ -110,14 +473,14 @@ def few_proposals(model: dict) -> None:
         stage.sampler.num = 8
 
 
-def detection_batch(model: torch.nn.Module, size: tuple[int, int]) -> dict:
+def detection_batch(model: nn.Module, size: tuple[int, int]) -> dict:
     from mmdet.testing import demo_mm_inputs
 
     shapes = [(3, *size)] * 2
     return demo_mm_inputs(2, shapes, num_items=[2, 1], num_classes=3, with_mask=True)
 
 
-def segmentation_batch(model: torch.nn.Module, size: tuple[int, int]) -> dict:
+def segmentation_batch(model: nn.Module, size: tuple[int, int]) -> dict:
     from mmengine.structures import PixelData
     from mmseg.structures import SegDataSample
 

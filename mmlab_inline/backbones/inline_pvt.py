@@ -85,6 +85,8 @@ class InLinePVT(DenseBackbone):
     ) -> None:
         settings = resolve_arch(arch, ARCH_ZOO, ALIASES)
         dims, depths = settings['embed_dims'], settings['depths']
+        if len(sr_ratios) != len(dims):
+            raise ValueError(f'sr_ratios={tuple(sr_ratios)} must have one number per stage')
         super().__init__(
             dims,
             out_indices=out_indices,

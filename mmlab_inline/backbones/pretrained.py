@@ -6,6 +6,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from ..utils import load_checkpoint, unwrap_state_dict
+from .key_converters import to_own_format
 
 # Classification parts, and buffers that are computed afresh.
 _LEFT_OUT = re.compile(r'^(head|norm)\.|\b(attn_mask|relative_position_index)$')
@@ -14,6 +15,8 @@ _OUTPUT_NORM = re.compile(r'^norm\d\.')
 
 def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> None:
     """Load a released, converted or detector checkpoint into a backbone.
+
+    The names may be those here, or any that :func:`.key_converters.to_own_format` knows.
 
     Args:
         model: The backbone.
@@ -37,10 +40,11 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
             for key, value in state_dict.items()
             if key.startswith(prefix)
         }
+    state_dict = to_own_format(state_dict)
     weights = {key: value for key, value in state_dict.items() if not _LEFT_OUT.search(key)}
     own = dict(model.named_parameters())
     missing = [key for key in own if key not in weights and not _OUTPUT_NORM.match(key)]
-    surplus = [key for key in weights if key not in own]
+    surplus = [key for key in weights if key not in own and not _OUTPUT_NORM.match(key)]
     reshaped = [
         f'{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}'
         for key in own

@@ -1,10 +1,9 @@
-# Swin's detection schedule at 3x: 36 epochs * 117k images / 16 images (8 GPUs x 2) = 264k
-# iterations, lr / 10 after epochs 27 and 33, 1000 iterations of warm-up.
+# Swin's detection optimizer, and its 3x schedule.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 
 train_cfg = dict(max_epochs=36)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
     dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[27, 33], gamma=0.1),
 ]
 optim_wrapper = dict(

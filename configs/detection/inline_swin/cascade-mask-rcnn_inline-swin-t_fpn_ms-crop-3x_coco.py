@@ -1,4 +1,6 @@
 # Cascade Mask R-CNN, InLine-Swin tiny, FPN, multi-scale crop, 36 epochs on COCO.
+# Schedule: 36 epochs * 117k images / 16 images (8 GPUs x 2) = 264k iterations, lr / 10 after
+# epochs 27 and 33, 500 iterations of warm-up.
 # InLine's own detection recipe is unpublished: this one is Swin's, as its laboratory's sibling
 # ports (Agent-Swin) use it.
 _base_ = [

@@ -1,0 +1,10 @@
+# RetinaNet, InLine-PVT medium, FPN, 12 epochs on COCO.
+_base_ = './retinanet_inline-pvt-t_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        arch='medium',
+        drop_path_rate=0.2,
+        init_cfg=dict(checkpoint='pretrained/inline_pvt_medium.pth'),
+    ),
+)

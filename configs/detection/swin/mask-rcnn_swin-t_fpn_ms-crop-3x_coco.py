@@ -1,0 +1,11 @@
+# Mask R-CNN, Swin tiny, FPN, multi-scale crop, 36 epochs on COCO: the softmax twin of
+# InLine-Swin tiny.
+# Swin's own repository has drop path 0.2 at 3x, not 0.1.
+_base_ = '../inline_swin/mask-rcnn_inline-swin-t_fpn_ms-crop-3x_coco.py'
+
+model = dict(
+    backbone=dict(
+        attention='softmax',
+        init_cfg=dict(checkpoint='pretrained/swin_tiny.pth'),
+    ),
+)

@@ -1,0 +1,9 @@
+# Semantic FPN, InLine-PVT small, 40k iterations on ADE20K.
+_base_ = './sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py'
+
+model = dict(
+    backbone=dict(
+        arch='small',
+        init_cfg=dict(checkpoint='pretrained/inline_pvt_small.pth'),
+    ),
+)

@@ -1,0 +1,344 @@
+import copy
+import pickle
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from torch import nn
+
+from mmlab_inline import InLinePVT, InLineSwin
+from mmlab_inline.backbones.base import DenseBackbone
+from mmlab_inline.layers import Block
+
+BACKBONES = [InLinePVT, InLineSwin]
+MIXED = ('inline', ('inline', 'softmax'), ('softmax', 'inline'), 'softmax')
+both = pytest.mark.parametrize('cls', BACKBONES)
+
+
+def ceil_shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    return [(-(-size[0] // stride), -(-size[1] // stride)) for stride in (4, 8, 16, 32)]
+
+
+@pytest.mark.parametrize(
+    'size',
+    [
+        (127, 190),
+        (1, 1),
+        (448, 448),
+        (196, 256),  # as many patches as 224x224
+        (33, 65),
+        (146, 211),  # a map of 37x53 patches
+        (64, 64),
+    ],
+)
+@both
+def test_outputs_at_any_size(cls, size, build_narrow):
+    model = build_narrow(cls, attention=MIXED).eval()
+    with torch.no_grad():
+        outs = model(torch.randn(2 if max(size) < 100 else 1, 3, *size))
+    assert isinstance(outs, tuple)
+    assert [tuple(out.shape[2:]) for out in outs] == ceil_shapes(size)
+    assert tuple(out.shape[1] for out in outs) == model.out_channels
+    for out in outs:
+        assert out.is_contiguous()
+        assert out.isfinite().all()
+
+
+@both
+def test_out_strides(cls, build_narrow):
+    model = build_narrow(cls)
+    image = torch.randn(1, 3, 64, 96)
+    for out, stride in zip(model(image), model.out_strides, strict=True):
+        assert tuple(out.shape[2:]) == (64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize('out_indices', [(0,), (3,), (1, 3), [0, 2], (0, 1, 2, 3)])
+@both
+def test_out_indices(cls, out_indices, build_narrow, randomised):
+    model = randomised(build_narrow(cls, out_indices=out_indices)).eval()
+    everything = build_narrow(cls).eval()
+    missing, unexpected = everything.load_state_dict(model.state_dict(), strict=False)
+    assert not unexpected
+    assert all(name.startswith('norm') for name in missing)
+    image = torch.randn(1, 3, 45, 70)
+    with torch.no_grad():
+        outs, all_outs = model(image), everything(image)
+    assert len(outs) == len(out_indices)
+    for out, stage, channels, stride in zip(
+        outs, out_indices, model.out_channels, model.out_strides, strict=True
+    ):
+        assert torch.equal(out, all_outs[stage])
+        assert (channels, stride) == (out.shape[1], 4 * 2**stage)
+        assert tuple(out.shape[2:]) == ceil_shapes((45, 70))[stage]
+
+
+@pytest.mark.parametrize('out_indices', [(), (4,), (-1,), (1, 0), (2, 2), (0, 1, 2, 3, 4)])
+@both
+def test_bad_out_indices(cls, out_indices, build_narrow):
+    with pytest.raises(ValueError, match=r'out_indices=.*\(0, 1, 2, 3\)'):
+        build_narrow(cls, out_indices=out_indices)
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (2,)])
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
+@both
+def test_frozen_stages(cls, frozen_stages, out_indices, build_narrow):
+    model = build_narrow(cls, frozen_stages=frozen_stages, out_indices=out_indices)
+
+    def stage_of(name: str) -> int:
+        """The least frozen_stages that freezes a parameter or module."""
+        first, *rest = name.split('.')
+        if cls is InLinePVT:
+            number = int(first[-1])
+            return 0 if number == 1 and not first.startswith('block') else number
+        if first == 'layers':
+            return int(rest[0]) + 1
+        return int(first[-1]) + 1 if first.startswith('norm') else 0
+
+    for _ in range(2):
+        assert model.train() is model
+        for name, parameter in model.named_parameters():
+            assert parameter.requires_grad == (stage_of(name) > frozen_stages), name
+        for name, module in model.named_modules():
+            if name not in ('', 'layers'):
+                assert module.training == (stage_of(name) > frozen_stages), name
+        assert model.training
+        assert model.eval() is model
+        assert not any(module.training for module in model.modules())
+
+    model.train()
+    outs = model(torch.randn(1, 3, 32, 32))
+    if frozen_stages == 4:
+        assert not any(out.requires_grad for out in outs)
+        return
+    sum(out.sum() for out in outs).backward()
+    for name, parameter in model.named_parameters():
+        # Stages after the last requested one still run, but nothing looks at them.
+        if stage_of(name) <= out_indices[-1] + 1 and 'downsample' not in name:
+            assert (parameter.grad is not None) == (stage_of(name) > frozen_stages), name
+
+
+@both
+def test_frozen_from_the_start(cls, build_narrow):
+    """DistributedDataParallel and optimizers look at requires_grad before train() is called."""
+    model = build_narrow(cls, frozen_stages=1)
+    assert not all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize('frozen_stages', [-2, 5])
+@both
+def test_bad_frozen_stages(cls, frozen_stages, build_narrow):
+    with pytest.raises(ValueError, match=f'frozen_stages={frozen_stages}'):
+        build_narrow(cls, frozen_stages=frozen_stages)
+
+
+@both
+def test_in_channels(cls, build_narrow):
+    assert len(build_narrow(cls, in_channels=1)(torch.randn(1, 1, 32, 48))) == 4
+
+
+@both
+def test_drop_path_rates_are_linear_over_all_blocks(cls, build_narrow):
+    model = build_narrow(cls, depths=(1, 2, 3, 1), drop_path_rate=0.3)
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    rates = [block.drop_path.drop_prob for block in blocks]
+    assert rates == pytest.approx([0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3])
+
+
+@pytest.mark.parametrize('size', [(32, 32), (65, 100)])
+@both
+def test_every_parameter_gets_a_gradient(cls, size, build_narrow, randomised):
+    model = randomised(build_narrow(cls, attention=MIXED, drop_path_rate=0.0))
+    model.train()
+    sum((out * torch.randn_like(out)).sum() for out in model(torch.randn(2, 3, *size))).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        # At 32x32 the last map is one token, which attends to itself whatever q and k say.
+        one_token = size == (32, 32) and 'attn' in name
+        if not one_token:
+            assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 1])
+@both
+def test_checkpointing_changes_nothing(cls, frozen_stages, build_narrow, randomised, monkeypatch):
+    settings = dict(attention=MIXED, drop_path_rate=0.0, frozen_stages=frozen_stages)
+    plain = randomised(build_narrow(cls, **settings)).train()
+    frugal = build_narrow(cls, **settings, with_cp=True).train()
+    frugal.load_state_dict(plain.state_dict())
+    passes = []
+    frugal_blocks = [module for module in frugal.modules() if isinstance(module, Block)]
+    for block in frugal_blocks:
+        # Before, not after: a second pass stops early, once it has what the backward pass needs.
+        block.register_forward_pre_hook(lambda *_: passes.append(1))
+    image = torch.randn(2, 3, 45, 70)
+    plain_outs, frugal_outs = plain(image), frugal(image)
+    assert len(passes) == len(frugal_blocks)
+    for expected, out in zip(plain_outs, frugal_outs, strict=True):
+        assert torch.equal(out, expected)
+    for outs in (plain_outs, frugal_outs):
+        sum(out.square().sum() for out in outs).backward()
+    # Blocks ran again in the backward pass, all but those whose input needs no gradient.
+    assert len(passes) > 1.5 * len(frugal_blocks)
+    for expected, parameter in zip(plain.parameters(), frugal.parameters(), strict=True):
+        if expected.grad is None:
+            assert parameter.grad is None
+        else:
+            torch.testing.assert_close(parameter.grad, expected.grad)
+
+
+@both
+def test_batch_mates_of_equal_size_do_not_matter(cls, build_narrow, randomised, assert_near):
+    model = randomised(build_narrow(cls, attention=MIXED)).eval()
+    images = torch.randn(3, 3, 45, 70)
+    with torch.no_grad():
+        together = model(images)
+        for index in range(3):
+            alone = model(images[index : index + 1])
+            for stage in range(4):
+                assert_near(alone[stage], together[stage][index : index + 1], 1e-5)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
+@both
+def test_autocast(cls, dtype, build_narrow, randomised):
+    model = randomised(build_narrow(cls, attention=MIXED)).train()
+    with torch.autocast('cpu', dtype):
+        outs = model(torch.randn(2, 3, 65, 100))
+    assert all(out.isfinite().all() for out in outs)
+    sum(out.float().mean() for out in outs).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize('memory_format', [torch.channels_last, torch.contiguous_format])
+@both
+def test_memory_format_does_not_matter(cls, memory_format, build_narrow, randomised, assert_near):
+    model = randomised(build_narrow(cls, attention=MIXED)).eval()
+    images = torch.randn(2, 3, 45, 70)
+    with torch.no_grad():
+        outs = model(images.contiguous(memory_format=memory_format))
+        for out, expected in zip(outs, model(images), strict=True):
+            assert out.is_contiguous()
+            assert_near(out, expected, 1e-5)
+
+
+@both
+def test_unknown_arch_lists_names_and_aliases(cls):
+    with pytest.raises(ValueError, match=r"unknown arch 'tinny' \(did you mean 'tiny'\?\)") as info:
+        cls('tinny')
+    for name in ("'tiny'", "'small'", "'t'", "'s'"):
+        assert name in str(info.value)
+
+
+@both
+def test_unknown_attention_lists_mixers(cls, build_narrow):
+    with pytest.raises(ValueError, match=r"unknown attention 'linear'.*'inline', 'softmax'"):
+        build_narrow(cls, attention=('linear', 'inline', 'inline', 'inline'))
+
+
+@both
+def test_unknown_kernel_lists_kernels(cls, build_narrow):
+    with pytest.raises(ValueError, match=r"unknown kernel 'gelu'.*'relu'"):
+        build_narrow(cls, kernel='gelu')
+
+
+@both
+def test_unknown_keyword_lists_keywords(cls, build_narrow):
+    with pytest.raises(TypeError, match=r"'drop_path' \(did you mean 'drop_path_rate'\?\)") as info:
+        build_narrow(cls, drop_path=0.1)
+    assert 'out_indices' in str(info.value)
+
+
+@both
+def test_unknown_or_missing_arch_key(cls, build_narrow):
+    arch = {'embed_dims': 8, 'depths': (1,) * 4, 'num_heads': (1,) * 4, 'mlp_ratios': (1,) * 4}
+    with pytest.raises(ValueError, match=r"unknown arch key 'depth' \(did you mean 'depths'\?\)"):
+        cls({**arch, 'depth': (1,) * 4})
+    del arch['num_heads']
+    with pytest.raises(ValueError, match='arch lacks num_heads'):
+        cls(arch)
+
+
+@both
+def test_per_stage_numbers_must_fit(cls, build_narrow):
+    with pytest.raises(ValueError, match='different lengths'):
+        build_narrow(cls, depths=(1, 1, 1))
+    with pytest.raises(ValueError, match='attention has 3 stages'):
+        build_narrow(cls, attention=('inline',) * 3)
+    with pytest.raises(ValueError, match=r'attention\[1\] names 3 blocks, the stage has 2'):
+        build_narrow(cls, attention=('inline', ('inline',) * 3, 'inline', 'inline'))
+
+
+@pytest.mark.parametrize(
+    ('cls', 'arch'),
+    [
+        (InLinePVT, {'embed_dims': 8, 'mlp_ratios': (2,) * 4}),
+        (InLinePVT, {'embed_dims': (8, 16, 16, 16), 'mlp_ratios': 2}),
+        (InLineSwin, {'embed_dims': (8, 16, 32, 64), 'mlp_ratios': 2}),
+    ],
+    ids=['pvt-one-dim', 'pvt-one-ratio', 'swin-dim-per-stage'],
+)
+def test_number_where_a_tuple_belongs_and_the_other_way_round(cls, arch):
+    with pytest.raises(ValueError, match=r'embed_dims|mlp_ratios'):
+        cls({**arch, 'depths': (1,) * 4, 'num_heads': (1,) * 4})
+
+
+@both
+def test_arch_and_lists_from_a_config_file(cls, build_narrow):
+    """Configs hold ConfigDicts and lists where Python has dicts and tuples."""
+    dims = [8, 16, 24, 32] if cls is InLinePVT else 8
+    ratios = [2] * 4 if cls is InLinePVT else 2
+    arch = dict(embed_dims=dims, depths=[1, 2, 2, 1], num_heads=[1, 2, 4, 4], mlp_ratios=ratios)
+    config = ConfigDict(arch=arch, attention=['inline', ['inline', 'softmax'], 'inline', 'softmax'])
+    model = cls(**config, out_indices=[0, 3])
+    expected = build_narrow(cls, attention=('inline', ('inline', 'softmax'), 'inline', 'softmax'))
+    shapes = {name: value.shape for name, value in expected.state_dict().items()}
+    shapes = {name: shape for name, shape in shapes.items() if not name.startswith('norm')}
+    own = {name: value.shape for name, value in model.state_dict().items()}
+    assert {name: shape for name, shape in own.items() if not name.startswith('norm')} == shapes
+
+
+@both
+def test_zoo_is_not_changed_by_building(cls, no_random_init):
+    first = cls('tiny').out_channels
+    arch = dict(embed_dims=8, depths=(1,) * 4, num_heads=(1,) * 4, mlp_ratios=(1,) * 4)
+    before = copy.deepcopy(arch)
+    if cls is InLineSwin:
+        cls(arch)
+    assert arch == before
+    assert cls('tiny').out_channels == first
+
+
+@both
+def test_copies_and_pickles(cls, build_narrow):
+    model = build_narrow(cls).eval()
+    image = torch.randn(1, 3, 32, 32)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(image)[3], model(image)[3])
+
+
+@both
+def test_initial_weights(cls, build_narrow):
+    model = build_narrow(cls, depths=(2, 2, 2, 2))
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            assert 0.01 < module.weight.std() < 0.03, name
+            assert module.bias is None or (module.bias == 0).all(), name
+        if isinstance(module, nn.LayerNorm):
+            assert (module.weight == 1).all(), name
+            assert (module.bias == 0).all(), name
+
+
+@both
+def test_init_weights_without_checkpoint_keeps_them(cls, build_narrow):
+    model = build_narrow(cls)
+    before = copy.deepcopy(model.state_dict())
+    model.init_weights()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@both
+def test_is_a_dense_backbone(cls):
+    assert issubclass(cls, DenseBackbone)

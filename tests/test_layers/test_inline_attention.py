@@ -1,0 +1,197 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmlab_inline import InLineAttention
+from mmlab_inline.ops import inline_attention_naive, token_mean
+
+
+@pytest.mark.parametrize('form', ['fast', 'linear'])
+def test_released_attention_with_gradients(form, golden, use_form, assert_near):
+    use_form(form)
+    weights, fixture = golden('inline_attention_pvt_dim32_heads2_9x14')
+    attention = InLineAttention(32, 2, qkv='separate')
+    attention.load_state_dict(weights, strict=True)
+    x = fixture['x'].requires_grad_()
+    y = attention(x, (9, 14))
+    assert_near(y, fixture['y'], 1e-5, 'y')
+
+    y.backward(fixture['grad_y'])
+    assert_near(x.grad, fixture['grad_x'], 1e-5, 'grad_x')
+    names = {name for name in fixture if name.startswith('grad.')}
+    assert names == {f'grad.{name}' for name, _ in attention.named_parameters()}
+    largest = max(fixture[name].abs().max().item() for name in names)
+    for name, parameter in attention.named_parameters():
+        expected = fixture[f'grad.{name}']
+        if name == 'kv.bias':
+            # The key bias has no influence; the released form leaves rounding noise.
+            assert_near(parameter.grad[:32], expected[:32], 1e-5, name, scale=largest)
+            assert_near(parameter.grad[32:], expected[32:], 1e-5, name)
+        else:
+            assert_near(parameter.grad, expected, 1e-5, name)
+
+
+@pytest.mark.parametrize(
+    ('kernel', 'form'),
+    [
+        ('identity', 'fast'),
+        ('identity', 'linear'),
+        ('relu', 'linear'),
+        ('leakyrelu', 'linear'),
+        ('exp', 'linear'),
+    ],
+)
+def test_released_kernels(kernel, form, golden, use_form, assert_near):
+    use_form(form)
+    weights, fixture = golden(f'inline_attention_swin_dim32_heads2_8x8_{kernel}')
+    attention = InLineAttention(32, 2, qkv='joint', kernel=kernel)
+    attention.load_state_dict(weights, strict=True)
+    assert_near(attention(fixture['x'], (8, 8)), fixture['y'], 1e-5)
+
+
+@pytest.mark.parametrize('qkv', ['separate', 'joint'])
+@pytest.mark.parametrize('hw_shape', [(1, 1), (1, 5), (5, 1), (9, 14), (13, 11)])
+def test_equals_definition_at_any_map(hw_shape, qkv, randomised, assert_near):
+    attention = randomised(InLineAttention(12, 3, qkv=qkv)).double()
+    x = torch.randn(2, hw_shape[0] * hw_shape[1], 12).double()
+    mean = x.sum(1) / x.shape[1]
+    hidden = F.gelu(F.conv1d(mean[..., None], *attention.residual[0].parameters(), groups=3))
+    flat = F.conv1d(hidden, *attention.residual[2].parameters(), groups=3)[..., 0]
+    # Channel-major: outputs 9 c to 9 c + 8 are the kernel of channel c, row by row.
+    local_kernel = torch.stack(
+        [flat[:, 9 * c : 9 * c + 9].reshape(2, 3, 3) for c in range(12)], dim=1
+    )
+    if qkv == 'joint':
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+    else:
+        weight = torch.cat([attention.q.weight, attention.kv.weight])
+        bias = torch.cat([attention.q.bias, attention.kv.bias])
+    out = inline_attention_naive(
+        x,
+        token_mean(x),
+        hw_shape,
+        (weight[:12], weight[12:24], weight[24:]),
+        (bias[:12], bias[12:24], bias[24:]),
+        local_kernel,
+        3,
+    )
+    assert_near(attention(x, hw_shape), attention.proj(out), 1e-12)
+
+
+@pytest.mark.parametrize('qkv', ['separate', 'joint'])
+def test_state_dict(qkv):
+    shapes = {
+        name: tuple(value.shape)
+        for name, value in InLineAttention(12, 3, qkv=qkv).state_dict().items()
+    }
+    projections = {
+        'separate': {
+            'q.weight': (12, 12),
+            'q.bias': (12,),
+            'kv.weight': (24, 12),
+            'kv.bias': (24,),
+        },
+        'joint': {'qkv.weight': (36, 12), 'qkv.bias': (36,)},
+    }
+    assert shapes == {
+        **projections[qkv],
+        'proj.weight': (12, 12),
+        'proj.bias': (12,),
+        'residual.0.weight': (12, 4, 1),
+        'residual.0.bias': (12,),
+        'residual.2.weight': (108, 4, 1),
+        'residual.2.bias': (108,),
+    }
+
+
+def by_hand(
+    attention: InLineAttention, x: Tensor, hw_shape: tuple[int, int], size: int, shift: bool
+) -> Tensor:
+    """Each window of the padded map is a map of its own."""
+    batch, (height, width) = len(x), hw_shape
+    rows, cols = -(-height // size), -(-width // size)
+    step = size // 2 if shift else 0
+    steps = (step if rows > 1 else 0, step if cols > 1 else 0)
+    image = torch.zeros(batch, rows * size, cols * size, x.shape[-1], dtype=x.dtype)
+    image[:, :height, :width] = x.view(batch, height, width, -1)
+    image = image.roll((-steps[0], -steps[1]), (1, 2))
+    out = torch.empty_like(image)
+    for top in range(0, rows * size, size):
+        for left in range(0, cols * size, size):
+            window = image[:, top : top + size, left : left + size]
+            result = attention(window.reshape(batch, size * size, -1), (size, size))
+            out[:, top : top + size, left : left + size] = result.view_as(window)
+    return out.roll(steps, (1, 2))[:, :height, :width].flatten(1, 2)
+
+
+@pytest.mark.parametrize('shift', [False, True])
+@pytest.mark.parametrize('hw_shape', [(8, 12), (9, 14), (3, 9), (4, 4), (1, 1)])
+def test_windowed_equals_each_window_attended_by_hand(hw_shape, shift, randomised, assert_near):
+    windowed = randomised(InLineAttention(8, 2, qkv='joint', window_size=4, shift=shift)).double()
+    whole = InLineAttention(8, 2, qkv='joint').double()
+    whole.load_state_dict(windowed.state_dict())
+    x = torch.randn(2, hw_shape[0] * hw_shape[1], 8).double()
+    expected = by_hand(whole, x, hw_shape, 4, shift)
+    assert_near(windowed(x, hw_shape), expected, 1e-12)
+
+
+def test_whole_map_is_not_shifted(randomised):
+    plain = randomised(InLineAttention(8, 2))
+    shifted = InLineAttention(8, 2, shift=True)
+    shifted.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 35, 8)
+    assert torch.equal(plain(x, (5, 7)), shifted(x, (5, 7)))
+
+
+@pytest.mark.parametrize('window_size', [None, 4])
+def test_tokens_straight_from_an_image(window_size, randomised, assert_near):
+    """Tokens of an NCHW map are a transposed view."""
+    attention = randomised(InLineAttention(8, 2, window_size=window_size, shift=True))
+    tokens = torch.randn(2, 8, 5, 9).flatten(2).transpose(1, 2)
+    assert not tokens.is_contiguous()
+    assert_near(attention(tokens, (5, 9)), attention(tokens.contiguous(), (5, 9)), 1e-6)
+
+
+@pytest.mark.parametrize('hw_shape', [(9, 13), (126, 2), (1, 1)])
+def test_wrong_map_size(hw_shape):
+    with pytest.raises(ValueError, match=r'hw_shape=.* does not hold 126 tokens'):
+        InLineAttention(8, 2)(torch.randn(1, 126, 8), hw_shape)
+
+
+def test_transposed_map_size_matters(randomised):
+    attention = randomised(InLineAttention(8, 2))
+    x = torch.randn(1, 126, 8)
+    assert (attention(x, (9, 14)) - attention(x, (14, 9))).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'kernel': 'elu'}, r"kernel 'elu'.*'identity', 'relu', 'leakyrelu', 'exp'"),
+        ({'qkv': 'both'}, r"qkv 'both'.*'separate', 'joint'"),
+        ({'num_heads': 3}, r'num_heads=3 does not divide dim=8'),
+    ],
+)
+def test_wrong_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        InLineAttention(**{'dim': 8, 'num_heads': 2, **settings})
+
+
+def test_nearest_name_is_suggested():
+    with pytest.raises(ValueError, match="did you mean 'leakyrelu'"):
+        InLineAttention(8, 2, kernel='leaky_relu')
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
+@pytest.mark.parametrize('form', ['fast', 'linear'])
+def test_autocast_trains(form, dtype, use_form, randomised):
+    use_form(form)
+    attention = randomised(InLineAttention(16, 2))
+    with torch.autocast('cpu', dtype):
+        out = attention(torch.randn(2, 500, 16), (20, 25))
+    assert out.dtype is dtype
+    out.float().square().mean().backward()
+    for name, parameter in attention.named_parameters():
+        assert parameter.grad.dtype is torch.float32, name
+        assert parameter.grad.isfinite().all(), name
