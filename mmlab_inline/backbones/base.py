@@ -51,6 +51,7 @@ class DenseBackbone(BaseModule):
             )
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{num_stages}')
+        self.num_stages = num_stages
         self.out_indices = tuple(out_indices)
         self.out_channels = tuple(stage_dims[i] for i in out_indices)
         self.out_strides = tuple(4 * 2**i for i in out_indices)
@@ -60,6 +61,11 @@ class DenseBackbone(BaseModule):
     def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         """Modules and parameters of stage ``index``, counted from 1; 0 is the stem."""
         raise NotImplementedError
+
+    def unused_modules(self) -> list[nn.Module | nn.Parameter]:
+        """What no output depends on: the stages after the last requested one."""
+        later = range(self.out_indices[-1] + 2, self.num_stages + 1)
+        return [part for index in later for part in self.stage_modules(index)]
 
     def init_weights(self) -> None:
         """Load ``init_cfg=dict(type='Pretrained', checkpoint=...)``, or leave the random weights.
@@ -86,6 +92,8 @@ class DenseBackbone(BaseModule):
                 part.requires_grad_(False)
                 if isinstance(part, nn.Module):
                     part.eval()
+        for part in self.unused_modules():
+            part.requires_grad_(False)  # DistributedDataParallel would wait for their gradients
 
     def _run_block(self, block: Block, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         if self.with_cp and self.training and x.requires_grad:
@@ -93,12 +101,25 @@ class DenseBackbone(BaseModule):
         return block(x, hw_shape)
 
 
-def resolve_arch(arch: str | Mapping, zoo: Mapping[str, Mapping], aliases: Mapping) -> dict:
+def resolve_arch(
+    arch: str | Mapping,
+    zoo: Mapping[str, Mapping],
+    aliases: Mapping,
+    single: Sequence[str] = (),
+    either: Sequence[str] = (),
+) -> dict:
     """Settings of an architecture, by name, alias, or as a dict with exactly the zoo's keys.
 
+    Args:
+        arch: Name, alias or dict.
+        zoo: Settings by name.
+        aliases: Names by alias.
+        single: Keys that take one number; the others take one per stage.
+        either: Keys that take one number or one per stage.
+
     Raises:
-        ValueError: Unknown name, unknown key, missing key, or per-stage tuples whose lengths
-            differ; the message lists what exists.
+        ValueError: Unknown name, unknown key, missing key, a number where a tuple belongs, or
+            per-stage tuples whose lengths differ; the message lists what exists.
     """
     if isinstance(arch, str):
         return dict(zoo[aliases.get(arch) or one_of('arch', arch, [*zoo, *aliases])])
@@ -108,6 +129,10 @@ def resolve_arch(arch: str | Mapping, zoo: Mapping[str, Mapping], aliases: Mappi
     missing = [key for key in required if key not in arch]
     if missing:
         raise ValueError(f'arch lacks {", ".join(missing)}; it needs {", ".join(required)}')
+    for key, value in arch.items():
+        if key not in either and isinstance(value, Sequence) == (key in single):
+            kind = 'one number' if key in single else 'one number per stage'
+            raise ValueError(f'arch {key}={value} must be {kind}')
     lengths = {key: len(value) for key, value in arch.items() if isinstance(value, Sequence)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f'arch has per-stage tuples of different lengths: {lengths}')

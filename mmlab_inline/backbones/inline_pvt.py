@@ -96,14 +96,13 @@ class InLinePVT(DenseBackbone):
         )
         if isinstance(pretrain_img_size, int):
             pretrain_img_size = (pretrain_img_size, pretrain_img_size)
-        self.num_stages = len(dims)
         mixers = resolve_attention(attention, depths)
         drop_rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.pos_grids = [
             tuple(side // stride for side in pretrain_img_size)
             for stride in accumulate(PATCH_SIZES, int.__mul__)
         ]
-        for stage in range(self.num_stages):
+        for stage in range(len(dims)):
             heads = settings['num_heads'][stage]
             blocks = []
             for index, name in enumerate(mixers[stage]):
@@ -130,6 +129,7 @@ class InLinePVT(DenseBackbone):
             self.register_parameter(f'pos_embed{number}', pos_embed)
             self.add_module(f'block{number}', nn.ModuleList(blocks))
         self.apply(init_linear_and_norm)
+        self._freeze_stages()
 
     def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         if index == 0:
@@ -148,7 +148,7 @@ class InLinePVT(DenseBackbone):
             s = 4 * 2 ** i, contiguous.
         """
         outs = []
-        for stage in range(self.num_stages):
+        for stage in range(self.out_indices[-1] + 1):
             number = stage + 1
             x, hw_shape = getattr(self, f'patch_embed{number}')(x)
             pos_embed = getattr(self, f'pos_embed{number}')

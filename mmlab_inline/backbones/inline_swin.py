@@ -107,7 +107,9 @@ class InLineSwin(DenseBackbone):
         with_cp: bool = False,
         init_cfg: dict | list | None = None,
     ) -> None:
-        settings = resolve_arch(arch, ARCH_ZOO, ALIASES)
+        settings = resolve_arch(
+            arch, ARCH_ZOO, ALIASES, single=('embed_dims',), either=('mlp_ratios',)
+        )
         depths = settings['depths']
         dims = [settings['embed_dims'] * 2**stage for stage in range(len(depths))]
         ratios = settings['mlp_ratios']
@@ -143,6 +145,7 @@ class InLineSwin(DenseBackbone):
         for stage in self.out_indices:
             self.add_module(f'norm{stage}', nn.LayerNorm(dims[stage], eps=1e-5))
         self.apply(init_linear_and_norm)
+        self._freeze_stages()
 
     def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         if index == 0:
@@ -151,6 +154,10 @@ class InLineSwin(DenseBackbone):
         if index - 1 in self.out_indices:
             modules.append(getattr(self, f'norm{index - 1}'))
         return modules
+
+    def unused_modules(self) -> list[nn.Module | nn.Parameter]:
+        downsample = self.layers[self.out_indices[-1]].downsample
+        return [*super().unused_modules(), *([downsample] if downsample is not None else [])]
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps of the requested stages.
@@ -164,12 +171,13 @@ class InLineSwin(DenseBackbone):
         """
         outs = []
         x, hw_shape = self.patch_embed(x)
-        for stage, layer in enumerate(self.layers):
+        last = self.out_indices[-1]
+        for stage, layer in enumerate(self.layers[: last + 1]):
             for block in layer.blocks:
                 x = self._run_block(block, x, hw_shape)
             if stage in self.out_indices:
                 out = getattr(self, f'norm{stage}')(x)
                 outs.append(out.transpose(1, 2).unflatten(2, hw_shape).contiguous())
-            if layer.downsample is not None:
+            if stage < last:
                 x, hw_shape = layer.downsample(x, hw_shape)
         return tuple(outs)

@@ -63,6 +63,7 @@ def window_shift(hw_shape: tuple[int, int], window_size: int) -> tuple[int, int]
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # training may take a mask from the cache that inference has put there
 def shift_mask(
     hw_shape: tuple[int, int], window_size: int, shift: tuple[int, int], device: torch.device
 ) -> Tensor:

@@ -93,3 +93,161 @@ def test_train_says_what_is_next(trained, folder):
     checkpoint = folder / 'work_dirs' / task / LAST[task]
     assert checkpoint.is_file()
     assert f'tools/test.py {DEMO[task]} {checkpoint}' in printed
+
+
+def test_train_scales_the_rate_by_the_whole_step(trained):
+    # 8 images * 2 accumulated batches are the recipe's 16.
+    assert 'Scaling the original LR by 1.0' in trained[1]
+
+
+def test_test_writes_metrics_predictions_and_pictures(trained, folder):
+    task, _ = trained
+    out = {'mmdet': 'predictions.pkl', 'mmseg': 'label_maps'}[task]
+    run(
+        ROOT / 'tools/test.py',
+        DEMO[task],
+        f'work_dirs/{task}/{LAST[task]}',
+        '--work-dir',
+        f'work_dirs/{task}',
+        '--out',
+        out,
+        '--show-dir',
+        f'{task}_pictures',
+        cwd=folder,
+    )
+    metrics = json.loads((folder / 'work_dirs' / task / 'metrics.json').read_text())
+    if task == 'mmdet':
+        assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
+        assert len(pickle.loads((folder / out).read_bytes())) == 4
+    else:
+        assert 0 <= metrics['mIoU'] <= 100
+        assert len(list((folder / out).glob('*.png'))) == 4
+    pictures = sorted((folder / f'{task}_pictures').rglob('*.png'))
+    assert len(pictures) == 4
+    # Truth and prediction side by side.
+    assert Image.open(pictures[0]).size == (320, 160)
+
+
+def test_resume_continues(trained, folder):
+    task, _ = trained
+    longer = {'mmdet': 'train_cfg.max_epochs=2', 'mmseg': 'train_cfg.max_iters=5'}[task]
+    printed = run(
+        ROOT / 'tools/train.py',
+        DEMO[task],
+        '--work-dir',
+        f'work_dirs/{task}',
+        '--resume',
+        '--cfg-options',
+        *SHORT[task],
+        longer,
+        cwd=folder,
+    )
+    assert 'resumed' in printed
+    first = {'mmdet': 'Epoch(train) [2][1/3]', 'mmseg': 'Iter(train) [4/5]'}[task]
+    again = {'mmdet': 'Epoch(train) [1][1/3]', 'mmseg': 'Iter(train) [1/5]'}[task]
+    printed = ' '.join(printed.split())
+    assert first in printed
+    assert again not in printed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='bfloat16 on the CPU is for no GPU')
+def test_amp_on_the_cpu(folder):
+    printed = run(
+        ROOT / 'tools/train.py',
+        DEMO['mmseg'],
+        '--work-dir',
+        'work_dirs/amp',
+        '--amp',
+        '--cfg-options',
+        *SHORT['mmseg'],
+        cwd=folder,
+    )
+    assert 'bfloat16 autocast on the CPU' in printed
+    assert 'nan' not in printed.split('Iter(train)')[-1].splitlines()[0]
+
+
+PUBLISHED = {
+    'mmdet': (
+        'detection/inline_pvt/mask-rcnn_inline-pvt-t_fpn_1x_coco.py',
+        'detection/inline_swin/cascade-mask-rcnn_inline-swin-t_fpn_ms-crop-3x_coco.py',
+    ),
+    'mmseg': (
+        'segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py',
+        'segmentation/inline_swin/upernet_inline-swin-t_8xb2-160k_ade20k-512x512.py',
+    ),
+}
+# Only data, sizes and lengths are swapped: model, schedule and runtime stay the published ones.
+SMALL = {
+    'mmdet': """
+data = dict(data_root='DATA/coco/', indices=2, metainfo=dict(classes=CLASSES))
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(96, 96), keep_ratio=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+loader = dict(num_workers=0, persistent_workers=False, dataset=dict(**data, pipeline=load))
+train_dataloader = loader
+val_dataloader = loader
+test_dataloader = loader
+val_evaluator = dict(ann_file='DATA/coco/annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(checkpoint=dict(save_best=None))
+""",
+    'mmseg': """
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='Resize', scale=(64, 64)),
+    dict(type='PackSegInputs'),
+]
+loader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        type='BaseSegDataset',
+        data_root='DATA/ade/ADEChallengeData2016',
+        img_suffix='.png',
+        reduce_zero_label=True,
+        indices=2,
+        metainfo=dict(classes=('background', *CLASSES), palette=[[0, 0, 0]] * 4),
+        pipeline=load,
+    ),
+)
+model = dict(data_preprocessor=dict(size=(64, 64)))
+train_dataloader = loader
+val_dataloader = dict(
+    num_workers=0, persistent_workers=False, dataset=dict(**loader['dataset'])
+)
+val_dataloader['dataset']['pipeline'] = [load[0], load[2], load[1], load[3]]
+test_dataloader = val_dataloader
+train_cfg = dict(max_iters=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1, save_best=None))
+""",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('task', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize('number', [0, 1])
+def test_foreign_scripts_take_published_configs(task, number, folder):
+    """mmdet's and mmseg's own scripts, unchanged: an iteration of training and an evaluation."""
+    package = {'mmdet': mmdet, 'mmseg': mmseg}[task]
+    scripts = Path(package.__path__[0]) / '.mim/tools'
+    config = folder / f'{task}_{number}.py'
+    small = SMALL[task].replace('DATA', str(folder / 'work_dirs/demo/data'))
+    config.write_text(
+        f"_base_ = '{ROOT / 'configs' / PUBLISHED[task][number]}'\nCLASSES = {CLASSES}\n{small}"
+    )
+    work_dir = f'work_dirs/{task}_foreign_{number}'
+    scratch = ['--cfg-options', 'model.backbone.init_cfg=None']
+    run(scripts / 'train.py', config, '--work-dir', work_dir, *scratch, cwd=folder)
+    last = {'mmdet': 'epoch_1.pth', 'mmseg': 'iter_1.pth'}[task]
+    printed = run(
+        scripts / 'test.py', config, f'{work_dir}/{last}', '--work-dir', work_dir, cwd=folder
+    )
+    assert {'mmdet': 'coco/bbox_mAP', 'mmseg': 'mIoU'}[task] in printed
