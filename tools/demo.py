@@ -7,7 +7,6 @@ InLine-Swin side by side, each by tools/train.py, evaluates both by tools/test.p
 summary.json, loss_curves.png, predictions.png and all pictures under work_dirs/demo/.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -27,6 +26,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from mmlab_inline.datasets import write_dataset
+from mmlab_inline.engine import ArgumentParser
 
 matplotlib.use('Agg')
 
@@ -97,7 +97,7 @@ TASKS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         '--quick',
         action='store_true',

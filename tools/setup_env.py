@@ -464,10 +464,11 @@ RETRY = 'check the connection to the package index and run the same command agai
 
 def make_venv(base: Interpreter) -> None:
     """Makes an empty environment, in place of whatever is there."""
-    for entry in list(VENV.iterdir()):
-        # The lock is held and the log is open.
-        if entry in (LOCK, LOG):
-            continue
+    # The lock is held and the log is in use.
+    old = [entry for entry in VENV.iterdir() if entry not in (LOCK, LOG)]
+    if old:
+        say('removing the old .venv')
+    for entry in old:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:

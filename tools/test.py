@@ -7,19 +7,25 @@ Prints the metrics and writes them to metrics.json in the work folder.
 
 import argparse
 import json
-import os
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmlab_inline.engine import check_data, drop_pretrained, load_config, load_weights
+from mmlab_inline.engine import (
+    ArgumentParser,
+    check_data,
+    drop_pretrained,
+    load_config,
+    load_weights,
+)
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Evaluate a detector or a segmentor.')
-    parser.add_argument('config', help='config file')
+    parser = ArgumentParser(description='Evaluate a detector or a segmentor.')
+    parser.add_config_arguments('model.test_cfg.rcnn.score_thr=0.1')
+    parser.add_launcher_arguments()
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--work-dir', help='logs and metrics; default work_dirs/CONFIG-NAME')
     parser.add_argument(
@@ -28,18 +34,7 @@ def parse_args() -> argparse.Namespace:
         help='save predictions: a .pkl file (detection), a folder of label maps (segmentation)',
     )
     parser.add_argument('--show-dir', metavar='DIR', help='save pictures of the predictions')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings, e.g. model.test_cfg.rcnn.score_thr=0.1',
-    )
-    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parser.parse_args()
 
 
 def main() -> None:

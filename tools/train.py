@@ -7,13 +7,13 @@ the checkpoint lies and the command that tests it.
 """
 
 import argparse
-import os
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmlab_inline.engine import (
+    ArgumentParser,
     check_data,
     check_pretrained,
     drop_pretrained,
@@ -24,8 +24,9 @@ from mmlab_inline.utils import UserError, exit_on_user_error
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a detector or a segmentor.')
-    parser.add_argument('config', help='config file')
+    parser = ArgumentParser(description='Train a detector or a segmentor.')
+    parser.add_config_arguments('optim_wrapper.optimizer.lr=1e-4 train_cfg.max_epochs=24')
+    parser.add_launcher_arguments()
     parser.add_argument('--work-dir', help='logs and checkpoints; default work_dirs/CONFIG-NAME')
     parser.add_argument(
         '--resume',
@@ -52,20 +53,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--from-scratch', action='store_true', help='random weights instead of pretrained ones'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings, e.g. optim_wrapper.optimizer.lr=1e-4 train_cfg.max_epochs=24',
-    )
-    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.accumulate < 1:
         parser.error('--accumulate must be at least 1')
-    # Some launchers pass the rank as an argument; mmengine reads it from the environment.
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
 

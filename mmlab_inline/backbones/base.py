@@ -1,8 +1,8 @@
 """What both backbones share: arch zoo look-up, frozen stages, checkpointing, pretrained weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -74,11 +74,15 @@ class DenseBackbone(BaseModule):
             FileNotFoundError: The checkpoint does not exist.
             ValueError: It does not hold every weight of this backbone except output norms.
         """
-        if isinstance(self.init_cfg, Mapping) and self.init_cfg.get('type') == 'Pretrained':
-            load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'))
-            self._is_init = True
-        else:
-            super().init_weights()
+        init_cfg = self.init_cfg
+        items = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+        pretrained = [item for item in items if _asks_for_pretrained(item)]
+        # mmengine's own loader would log what is missing and go on.
+        self.init_cfg = [item for item in items if item and item not in pretrained]
+        super().init_weights()
+        self.init_cfg = init_cfg
+        for item in pretrained:
+            load_pretrained(self, item['checkpoint'], item.get('prefix'))
 
     def train(self, mode: bool = True) -> 'DenseBackbone':
         """Switch the mode; frozen stages stay in eval mode and get no gradient."""
@@ -99,6 +103,15 @@ class DenseBackbone(BaseModule):
         if self.with_cp and self.training and x.requires_grad:
             return checkpoint(block, x, hw_shape, use_reentrant=False)
         return block(x, hw_shape)
+
+
+def _asks_for_pretrained(init_cfg: Mapping | None) -> bool:
+    return bool(init_cfg) and init_cfg.get('type') in ('Pretrained', PretrainedInit)
+
+
+def drop_path_rates(rate: float, num_blocks: int) -> Iterator[float]:
+    """Stochastic depth rates, linear from 0 at the first block to ``rate`` at the last."""
+    return (rate * index / max(num_blocks - 1, 1) for index in range(num_blocks))
 
 
 def resolve_arch(

@@ -19,6 +19,7 @@ from .base import (
     AttentionSpec,
     DenseBackbone,
     build_block,
+    drop_path_rates,
     init_linear_and_norm,
     resolve_arch,
     resolve_attention,
@@ -97,7 +98,7 @@ class InLinePVT(DenseBackbone):
         if isinstance(pretrain_img_size, int):
             pretrain_img_size = (pretrain_img_size, pretrain_img_size)
         mixers = resolve_attention(attention, depths)
-        drop_rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        drop_rates = drop_path_rates(drop_path_rate, sum(depths))
         self.pos_grids = [
             tuple(side // stride for side in pretrain_img_size)
             for stride in accumulate(PATCH_SIZES, int.__mul__)

@@ -7,7 +7,6 @@ Parameter names are those of the released InLine-Swin and Swin classification ch
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..layers import MixerContext, PatchEmbed, PatchMerging
@@ -16,6 +15,7 @@ from .base import (
     AttentionSpec,
     DenseBackbone,
     build_block,
+    drop_path_rates,
     init_linear_and_norm,
     resolve_arch,
     resolve_attention,
@@ -122,7 +122,7 @@ class InLineSwin(DenseBackbone):
             init_cfg=init_cfg,
         )
         mixers = resolve_attention(attention or settings.get('attention', 'inline'), depths)
-        drop_rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        drop_rates = drop_path_rates(drop_path_rate, sum(depths))
         self.patch_embed = PatchEmbed(in_channels, dims[0], PATCH_SIZE)
         self.layers = nn.ModuleList()
         for stage, dim in enumerate(dims):

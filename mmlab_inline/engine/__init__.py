@@ -1,10 +1,12 @@
 """What a run needs beyond mmengine: checked configs and checkpoints, mixed precision on CPU."""
 
 from .amp import enable_amp
+from .cli import ArgumentParser
 from .config import check_options, drop_pretrained, load_config
 from .preflight import check_data, check_pretrained, load_weights
 
 __all__ = [
+    'ArgumentParser',
     'check_data',
     'check_options',
     'check_pretrained',

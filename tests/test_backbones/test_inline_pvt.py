@@ -60,7 +60,8 @@ def expected_shapes(
             layer(f'{block}.attn.q', c, c)
             layer(f'{block}.attn.kv', 2 * c, c)
             layer(f'{block}.attn.proj', c, c)
-            if types[stage] == 'inline':
+            name = types[stage] if isinstance(types[stage], str) else types[stage][index]
+            if name == 'inline':
                 layer(f'{block}.attn.residual.0', c, c // heads[stage], 1)
                 layer(f'{block}.attn.residual.2', 9 * c, c // heads[stage], 1)
             elif number < 4:
@@ -85,9 +86,13 @@ def test_state_dict_of_named_arch(arch, no_random_init):
 
 @pytest.mark.parametrize(
     'types',
-    [('inline', 'inline', 'softmax', 'softmax'), ('softmax',) * 4, ('softmax',) + ('inline',) * 3],
+    [
+        ('inline', 'inline', 'softmax', 'softmax'),
+        ('softmax',) * 4,
+        ('softmax', ('inline', 'softmax'), ('softmax', 'inline'), 'inline'),
+    ],
 )
-def test_state_dict_of_mixed_stages(types):
+def test_state_dict_of_mixed_attention(types):
     widths = ((8, 16, 24, 32), (1, 2, 2, 1), (1, 2, 4, 4), (2, 3, 2, 1))
     arch = dict(zip(('embed_dims', 'depths', 'num_heads', 'mlp_ratios'), widths, strict=True))
     state_dict = InLinePVT(arch, attention=types).state_dict()

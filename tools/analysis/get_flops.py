@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from mmlab_inline.engine import load_config
+from mmlab_inline.engine import ArgumentParser, load_config
 from mmlab_inline.engine.flops import (
     CONVENTION,
     DEFAULT_SHAPES,
@@ -34,16 +33,9 @@ from mmlab_inline.utils import UserError, exit_on_user_error
 PLOT_SIDES = (224, 384, 512, 640, 800, 1024, 1280, 1536, 1792, 2048)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports wrong input in one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f'error: {message}\n')
-
-
 def parse_args() -> argparse.Namespace:
-    parser = _Parser(description='Count the parameters, FLOPs and activations of a config.')
-    parser.add_argument('config', help='config file')
+    parser = ArgumentParser(description='Count the parameters, FLOPs and activations of a config.')
+    parser.add_config_arguments('model.backbone.arch=small')
     parser.add_argument(
         '--shape',
         nargs=2,
@@ -62,17 +54,7 @@ def parse_args() -> argparse.Namespace:
         metavar='PNG',
         help='draw the cost of the backbone, and of its softmax twin, against the image size',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings, e.g. model.backbone.arch=small',
-    )
-    try:
-        args = parser.parse_args()
-    except (ValueError, AssertionError):  # DictAction's own; argparse reports all others
-        parser.error('--cfg-options takes KEY=VALUE ..., with brackets and quotes closed')
+    args = parser.parse_args()
     if args.plot and args.plot.suffix.lower() != '.png':
         parser.error(f'--plot {args.plot}: the name must end in .png')
     return args

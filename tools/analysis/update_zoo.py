@@ -7,14 +7,13 @@ tables in the README.md beside each, and model-index.yml, which mim reads. --che
 and exits with status 1, naming the files, if anything would change.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-from mmlab_inline.engine import load_config
+from mmlab_inline.engine import ArgumentParser, load_config
 from mmlab_inline.engine.flops import count_config
 from mmlab_inline.utils import UserError, exit_on_user_error
 
@@ -29,7 +28,7 @@ PAPER_TABLES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--check', action='store_true', help='write nothing; 1 if out of date')
     args = parser.parse_args()
     with exit_on_user_error():
