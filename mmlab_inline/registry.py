@@ -2,15 +2,20 @@
 
 ``type='mmlab_inline.InLinePVT'`` resolves in any mm config without an import, because mmengine
 imports this module for the unknown scope. A bare ``type='InLinePVT'`` resolves once
-``mmlab_inline`` has been imported, by ``custom_imports=dict(imports=['mmlab_inline'])``.
+``mmlab_inline`` has been imported, by ``custom_imports=dict(imports=['mmlab_inline'])``. The import
+also makes ``_base_ = 'mmlab_inline::...'`` resolve.
 """
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
 
 MODELS = Registry(
     'model', scope='mmlab_inline', parent=ROOT_MODELS, locations=['mmlab_inline.backbones']
 )
+
+# mmengine knows the packages whose configs may be inherited by a list of its own.
+MODULE2PACKAGE.setdefault('mmlab_inline', 'mmlab_inline')
 
 
 def register_backbone(cls: type) -> type:

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument('--check', action='store_true', help='write nothing; 1 if out of date')
     args = parser.parse_args()
     with exit_on_user_error():
-        changed = [(path, text) for path, text in pages() if text != path.read_text()]
+        changed = [(path, text) for path, text in pages() if text != read(path)]
     for path, text in changed:
         print(f'{path.relative_to(ROOT)} {"is out of date" if args.check else "updated"}')
         if not args.check:
@@ -40,14 +40,18 @@ def main() -> None:
     sys.exit(1 if args.check and changed else 0)
 
 
-def pages() -> Iterator[tuple[Path, str]]:
-    """Every generated file and what it should hold."""
+def pages(count: bool = True) -> Iterator[tuple[Path, str]]:
+    """Every generated file and what it should hold.
+
+    Args:
+        count: Count parameters and FLOPs afresh (a minute), or take the metafiles' word.
+    """
     metafiles = sorted((ROOT / 'configs').glob('*/*/metafile.yml'))
     index = {'Import': [str(path.relative_to(ROOT)) for path in metafiles]}
     yield ROOT / 'model-index.yml', dump(index)
     for metafile in metafiles:
         content = yaml.safe_load(metafile.read_text())
-        for model in content['Models']:
+        for model in content['Models'] if count else ():
             cost = count_config(load_config(str(ROOT / model['Config'])))['']
             model['Metadata'].update({'Parameters': cost.params, 'FLOPs': cost.flops})
         yield metafile, dump(content)
@@ -90,6 +94,11 @@ def table(models: list[dict], task: str) -> str:
             ]
         )
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
+
+
+def read(path: Path) -> str:
+    """Text of a file that may not exist yet."""
+    return path.read_text() if path.is_file() else ''
 
 
 def dump(content: dict) -> str:

@@ -1,4 +1,5 @@
-# Hooks, visualizer and environment of every segmentation run.
+# Hooks, visualizer and environment of every segmentation run. _scope_ says whose types these are
+# also where the file is inherited as mmlab_inline::.
 default_scope = 'mmseg'
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
@@ -8,7 +9,7 @@ default_hooks = dict(
         type='CheckpointHook', by_epoch=False, interval=4000, max_keep_ckpts=3, save_best='mIoU'
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'),
+    visualization=dict(_scope_='mmseg', type='SegVisualizationHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=True,
@@ -16,7 +17,9 @@ env_cfg = dict(
     dist_cfg=dict(backend='nccl'),
 )
 vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+visualizer = dict(
+    _scope_='mmseg', type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer'
+)
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None

@@ -11,6 +11,7 @@ data_preprocessor = dict(
     size=(512, 512),
 )
 model = dict(
+    _scope_='mmseg',  # also where this is inherited as mmlab_inline::
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
     decode_head=dict(
