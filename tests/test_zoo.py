@@ -61,9 +61,7 @@ def test_index_is_what_mim_reads():
     assert model.metadata.data['Epochs'] == 12
 
 
-@pytest.mark.parametrize(
-    'row', ['mask-rcnn_pvt-t_fpn_1x_coco', 'mask-rcnn_inline-pvt-t_fpn_1x_coco']
-)
+@pytest.mark.parametrize('family', ['pvt', 'inline-pvt'])
 def test_only_confirmed_figures_stand_in_the_table(family):
     row = f'mask-rcnn_{family}-t_fpn_1x_coco'
     (model,) = (model for model in models() if model['Name'] == row)

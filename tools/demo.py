@@ -33,7 +33,7 @@ matplotlib.use('Agg')
 ROOT = Path(__file__).resolve().parent.parent
 # Relative, as in the demo configs: everything lands below the folder the demo is started in.
 FOLDER = Path('work_dirs/demo')
-CLASSES = ('circle', 'square', 'triangle')
+CLASSES = ('circle', 'star', 'cross')
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=4',
         ),
-        num_steps=600,
+        num_steps=1500,
         loss='loss',
         metrics={'miou': ('mIoU', 0.01)},
     ),

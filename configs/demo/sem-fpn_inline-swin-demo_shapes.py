@@ -2,20 +2,20 @@
 _base_ = '../segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py'
 
 data_root = 'work_dirs/demo/data/ade/ADEChallengeData2016'
-classes = ('background', 'circle', 'square', 'triangle')
+classes = ('background', 'circle', 'star', 'cross')
 
 model = dict(
     data_preprocessor=dict(size=(160, 160)),
     backbone=dict(
         _delete_=True,
         type='mmlab_inline.InLineSwin',
-        arch=dict(embed_dims=24, depths=(1, 1, 3, 1), num_heads=(1, 2, 4, 8), mlp_ratios=2),
-        attention=('inline', 'inline', ('inline', 'softmax', 'softmax'), 'softmax'),
+        arch=dict(embed_dims=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8), mlp_ratios=4),
+        attention=('inline', 'inline', 'inline', 'softmax'),
         drop_path_rate=0.0,
     ),
-    neck=dict(in_channels=[24, 48, 96, 192], out_channels=48),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=64),
     decode_head=dict(
-        in_channels=[48, 48, 48, 48], channels=48, dropout_ratio=0.0, num_classes=len(classes)
+        in_channels=[64, 64, 64, 64], channels=64, dropout_ratio=0.0, num_classes=len(classes)
     ),
 )
 
@@ -51,13 +51,13 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# 600 iterations * 8 / 400 images = 12 epochs.
-train_cfg = dict(max_iters=600, val_interval=600)
+# 1500 iterations * 8 / 400 images = 30 epochs.
+train_cfg = dict(max_iters=1500, val_interval=1500)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
-    dict(type='PolyLR', eta_min=0.0, power=0.9, begin=50, end=600, by_epoch=False),
+    dict(type='PolyLR', eta_min=0.0, power=0.9, begin=50, end=1500, by_epoch=False),
 ]
-optim_wrapper = dict(optimizer=dict(lr=2e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0))
+optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0))
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=600, max_keep_ckpts=1, save_best=None)
+    logger=dict(interval=10), checkpoint=dict(interval=1500, max_keep_ckpts=1, save_best=None)
 )
