@@ -69,7 +69,8 @@ def test_only_confirmed_figures_stand_in_the_table(family):
     (line,) = (line for line in page.splitlines() if f'[{row}]' in line)
     cells = [cell.strip() for cell in line.strip('|').split('|')]
     assert cells[0].endswith('\\*')  # not trained by us yet
-    assert cells[-2:] == ['', '']
+    assert cells[6:8] == ['', '']
+    assert cells[8].startswith('[ImageNet](https://')
     if family == 'inline-pvt':
         assert all(cell.startswith('[table 7](https://arxiv.org/') for cell in cells[4:6])
     else:

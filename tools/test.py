@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from mmlab_inline.engine import (
     ArgumentParser,
     check_data,
+    check_launcher,
     drop_pretrained,
     load_config,
     load_weights,
@@ -42,6 +43,7 @@ def main() -> None:
     with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher
+        check_launcher(cfg)
         if args.work_dir or not cfg.get('work_dir'):
             cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
         if not Path(args.checkpoint).is_file():

@@ -3,11 +3,12 @@
 from .amp import enable_amp
 from .cli import ArgumentParser
 from .config import check_options, drop_pretrained, load_config
-from .preflight import check_data, check_pretrained, load_weights
+from .preflight import check_data, check_launcher, check_pretrained, load_weights
 
 __all__ = [
     'ArgumentParser',
     'check_data',
+    'check_launcher',
     'check_options',
     'check_pretrained',
     'drop_pretrained',

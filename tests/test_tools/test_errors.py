@@ -94,6 +94,13 @@ def test_amp_detector_without_gpu(fails, tmp_path):
     assert 'without --amp' in fails('train.py', DEMO, '--amp')
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason='several processes may run on GPUs')
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_launcher_without_gpu(fails, tool):
+    arguments = [DETECTOR, 'absent.pth'][: 2 if tool == 'test.py' else 1]
+    assert 'no GPU is visible' in fails(tool, *arguments, '--launcher', 'pytorch')
+
+
 def test_checkpoint_not_found(fails):
     assert 'absent.pth does not exist' in fails('test.py', DETECTOR, 'absent.pth')
 

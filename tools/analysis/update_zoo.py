@@ -14,7 +14,9 @@ from pathlib import Path
 import yaml
 
 from mmlab_inline.engine import ArgumentParser, load_config
+from mmlab_inline.engine.config import pretrained_settings
 from mmlab_inline.engine.flops import count_config
+from mmlab_inline.engine.released_weights import RELEASED_WEIGHTS
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +71,7 @@ def table(models: list[dict], task: str) -> str:
     metrics = METRICS[task]
     header = ['config', 'params (M)', 'FLOPs (G)', 'schedule']
     header += [f'*paper* {name}' for name in metrics] + [f'*ours* {name}' for name in metrics]
+    header += ['weights']
     rows = [header, ['---'] * len(header)]
     for model in models:
         metadata = model['Metadata']
@@ -78,7 +81,6 @@ def table(models: list[dict], task: str) -> str:
             for result in model.get('Results', [])
             for name, value in result['Metrics'].items()
         }
-        paper = model.get('Paper Results', {})
         link = f'[{model["Name"]}]({Path(model["Config"]).name})'
         rows.append(
             [
@@ -86,14 +88,29 @@ def table(models: list[dict], task: str) -> str:
                 f'{metadata["Parameters"] / 1e6:.1f}',
                 f'{metadata["FLOPs"] / 1e9:.1f}',
                 f'{metadata[length]} {length.lower()}',
-                *(
-                    str(paper[name]) if name in paper else '' if paper else PAPER_TABLES[task]
-                    for name in metrics
-                ),
+                *(paper_cell(model, name, task) for name in metrics),
                 *(str(ours.get(name, '')) for name in metrics),
+                ', '.join(weights(model)),
             ]
         )
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
+
+
+def paper_cell(model: dict, metric: str, task: str) -> str:
+    """A confirmed figure, a link to where the paper prints it, or nothing where there is none."""
+    if metric == 'mask AP' and 'RetinaNet' in model['Metadata']['Architecture']:
+        return ''
+    paper = model.get('Paper Results', {})
+    return str(paper[metric]) if metric in paper else '' if paper else PAPER_TABLES[task]
+
+
+def weights(model: dict) -> Iterator[str]:
+    """Links to the trained model, once there is one, and to the ImageNet weights it starts from."""
+    if 'Weights' in model:
+        yield f'[model]({model["Weights"]})'
+    for settings in pretrained_settings(load_config(str(ROOT / model['Config']))):
+        page = RELEASED_WEIGHTS[Path(settings['init_cfg']['checkpoint']).stem]
+        yield f'[ImageNet]({page})'
 
 
 def read(path: Path) -> str:
