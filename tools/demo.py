@@ -33,7 +33,7 @@ matplotlib.use('Agg')
 ROOT = Path(__file__).resolve().parent.parent
 # Relative, as in the demo configs: everything lands below the folder the demo is started in.
 FOLDER = Path('work_dirs/demo')
-CLASSES = ('circle', 'star', 'cross')
+CLASSES = ('circle', 'triangle', 'cross')
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=1',
         ),
-        num_steps=700,
+        num_steps=750,
         loss='loss',
         metrics={'box_ap': ('coco/bbox_mAP', 1.0), 'mask_ap': ('coco/segm_mAP', 1.0)},
     ),
@@ -89,7 +89,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=4',
         ),
-        num_steps=1500,
+        num_steps=1600,
         loss='loss',
         metrics={'miou': ('mIoU', 0.01)},
     ),

@@ -160,13 +160,16 @@ def inline_attention_fast(
 
 
 def fast_form_is_cheaper(num_tokens: int, channels: int, num_heads: int, kernel: str) -> bool:
-    """The rule by which :func:`inline_attention` chooses.
+    """The rule by which :func:`inline_attention` chooses: three times as many tokens as channels.
 
     Per sample the fast form replaces the textbook's ``2 N C d`` multiply-accumulates and its
     per-head copies of q, k and v by ``C^3 + 2 C^2 d`` for G's products with the weights.
-    It wins once there are about twice as many tokens as channels.
+    Measured on 2 cores in float32, batch 2, speed-up forward / forward and backward:
+    64 channels 0.7 / 0.9 at N = C, 1.2 / 1.0 at 3 C, 3.2 / 1.9 at 64 C; 320 channels 0.8 / 0.7
+    at 0.8 C, 1.2 / 1.1 at 3 C, 1.9 / 1.3 at 12 C; 512 channels 0.6 / 0.6 at 0.5 C, 1.1 / 1.0 at
+    2 C, 1.8 / 1.4 at 8 C.
     """
-    return kernel == 'identity' and num_tokens >= 2 * channels
+    return kernel == 'identity' and num_tokens >= 3 * channels
 
 
 def inline_attention(
