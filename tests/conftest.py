@@ -70,7 +70,7 @@ def use_form(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]
     def force(form: str) -> None:
         forced.append(form)
 
-        def choose(num_tokens: int, channels: int, num_heads: int, kernel: str) -> bool:
+        def choose(num_tokens: int, channels: int, kernel: str) -> bool:
             calls.append(form)
             return form == 'fast'
 

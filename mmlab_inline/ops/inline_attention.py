@@ -159,7 +159,7 @@ def inline_attention_fast(
     return torch.baddbmm(local, x.to(v.dtype), matrix.to(v.dtype))
 
 
-def fast_form_is_cheaper(num_tokens: int, channels: int, num_heads: int, kernel: str) -> bool:
+def fast_form_is_cheaper(num_tokens: int, channels: int, kernel: str) -> bool:
     """The rule by which :func:`inline_attention` chooses: three times as many tokens as channels.
 
     Per sample the fast form replaces the textbook's ``2 N C d`` multiply-accumulates and its
@@ -186,7 +186,7 @@ def inline_attention(
 
     Arguments and result as in :func:`inline_attention_naive`.
     """
-    fast = fast_form_is_cheaper(x.shape[1], x.shape[2], num_heads, kernel)
+    fast = fast_form_is_cheaper(x.shape[1], x.shape[2], kernel)
     form = inline_attention_fast if fast else inline_attention_linear
     return form(x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel)
 
