@@ -75,7 +75,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=1',
         ),
-        num_steps=750,
+        num_steps=600,
         loss='loss',
         metrics={'box_ap': ('coco/bbox_mAP', 1.0), 'mask_ap': ('coco/segm_mAP', 1.0)},
     ),
@@ -89,7 +89,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=4',
         ),
-        num_steps=1600,
+        num_steps=1500,
         loss='loss',
         metrics={'miou': ('mIoU', 0.01)},
     ),
@@ -107,7 +107,7 @@ def main() -> None:
     console = Console(highlight=False)
     start = time.time()
 
-    num_train, num_val = (100, 20) if args.quick else (400, 120)
+    num_train, num_val = (100, 20) if args.quick else (1200, 120)
     console.print(f'Drawing {num_train} + {num_val} pictures of shapes')
     write_dataset(FOLDER / 'data', num_train=num_train, num_val=num_val, classes=CLASSES)
 
