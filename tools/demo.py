@@ -27,6 +27,7 @@ from rich.table import Table
 
 from mmlab_inline.datasets import write_dataset
 from mmlab_inline.engine import ArgumentParser
+from mmlab_inline.utils import UserError, exit_on_user_error
 
 matplotlib.use('Agg')
 
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument(
         '--quick',
         action='store_true',
-        help='a smoke run: 4 iterations each on 120 drawings; the figures mean nothing',
+        help='a smoke run of 4 iterations each on 120 drawings; its figures mean nothing',
     )
     args = parser.parse_args()
     console = Console(highlight=False)
@@ -109,7 +110,8 @@ def main() -> None:
 
     num_train, num_val = (100, 20) if args.quick else (1200, 120)
     console.print(f'Drawing {num_train} + {num_val} pictures of shapes')
-    write_dataset(FOLDER / 'data', num_train=num_train, num_val=num_val, classes=CLASSES)
+    with exit_on_user_error():
+        draw_data(num_train, num_val)
 
     where = 'the GPU' if torch.cuda.is_available() else f'{os.cpu_count()} CPU cores'
     console.print(f'Training and testing on {where}; logs are in {FOLDER}/*/log.txt')
@@ -139,6 +141,18 @@ def main() -> None:
     console.print(table)
     console.print(f'{summary["seconds"]} seconds. Look at {FOLDER}/predictions.png,')
     console.print(f'{FOLDER}/loss_curves.png and all pictures in {FOLDER}/*/pictures/.')
+
+
+def draw_data(num_train: int, num_val: int) -> None:
+    """Draw the pictures, over those of another version or length of the demo."""
+    settings = dict(num_train=num_train, num_val=num_val, classes=CLASSES)
+    try:
+        write_dataset(FOLDER / 'data', **settings)
+    except ValueError:
+        try:
+            write_dataset(FOLDER / 'data', **settings, force=True)
+        except ValueError as error:
+            raise UserError(str(error)) from None
 
 
 def run_task(task: Task, quick: bool, progress: Progress) -> dict[str, float]:
