@@ -120,7 +120,7 @@ param_scheduler = [dict(type='ConstantLR', factor=1.0, by_epoch=False, begin=0, 
 default_hooks = dict(logger=dict(interval=1))
 """)
     tools = ROOT / 'tools'
-    env = {**os.environ, 'OMP_NUM_THREADS': '2'}
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
     train = [sys.executable, str(tools / 'train.py'), str(config), '--work-dir', 'run']
     subprocess.run(train, cwd=tmp_path, env=env, check=True, timeout=1200)
     (log,) = tmp_path.glob('run/2*/vis_data/scalars.json')

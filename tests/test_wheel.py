@@ -87,7 +87,7 @@ def test_two_iterations_from_the_wheel(site, base, options, tmp_path):
     classes = ('circle', 'triangle', 'cross')
     write_dataset(tmp_path / 'work_dirs/demo/data', 16, 2, classes=classes)
     (tmp_path / 'mine.py').write_text(f"_base_ = 'mmlab_inline::demo/{base}'\n")
-    env = {**os.environ, 'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '2'}
+    env = {**os.environ, 'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '1'}
     where = 'import mmlab_inline; print(mmlab_inline.__file__)'
     found = subprocess.check_output([sys.executable, '-c', where], cwd=tmp_path, env=env, text=True)
     assert found.startswith(str(site))
