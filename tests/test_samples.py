@@ -99,7 +99,11 @@ def test_train_and_test_on_photographs(tmp_path):
 _base_ = '{DETECTOR}'
 classes = {classes!r}
 head = dict(num_classes=3)
-model = dict(backbone=dict(init_cfg=None), roi_head=dict(bbox_head=head, mask_head=head))
+model = dict(
+    backbone=dict(init_cfg=None),
+    roi_head=dict(bbox_head=head, mask_head=head),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=64))),
+)
 size = dict(type='Resize', scale=(256, 192), keep_ratio=True)
 load = [
     dict(type='LoadImageFromFile'),
