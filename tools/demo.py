@@ -181,7 +181,8 @@ def run_task(task: Task, quick: bool, progress: Progress) -> dict[str, float]:
     check(test, log)
     progress.update(bar, state='done')
     metrics = json.loads((task.folder / 'metrics.json').read_text())
-    return {name: metrics[key] * scale for name, (key, scale) in task.metrics.items()}
+    # mmdet reports no AP at all where nothing was found.
+    return {name: metrics.get(key, 0.0) * scale for name, (key, scale) in task.metrics.items()}
 
 
 def start_tool(tool: str, task: Task, log: Path, *arguments: str) -> subprocess.Popen:
