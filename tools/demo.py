@@ -34,7 +34,7 @@ matplotlib.use('Agg')
 ROOT = Path(__file__).resolve().parent.parent
 # Relative, as in the demo configs: everything lands below the folder the demo is started in.
 FOLDER = Path('work_dirs/demo')
-CLASSES = ('circle', 'star', 'cross')
+CLASSES = ('circle', 'triangle', 'cross')
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=1',
         ),
-        num_steps=625,
+        num_steps=600,
         loss='loss',
         metrics={'box_ap': ('coco/bbox_mAP', 1.0), 'mask_ap': ('coco/segm_mAP', 1.0)},
     ),
@@ -108,7 +108,7 @@ def main() -> None:
     console = Console(highlight=False)
     start = time.time()
 
-    num_train, num_val = (100, 20) if args.quick else (1000, 120)
+    num_train, num_val = (100, 20) if args.quick else (1200, 120)
     console.print(f'Drawing {num_train} + {num_val} pictures of shapes')
     with exit_on_user_error():
         draw_data(num_train, num_val)

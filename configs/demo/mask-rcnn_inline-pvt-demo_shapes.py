@@ -2,7 +2,7 @@
 _base_ = '../detection/inline_pvt/mask-rcnn_inline-pvt-t_fpn_1x_coco.py'
 
 data_root = 'work_dirs/demo/data/coco/'
-classes = ('circle', 'star', 'cross')
+classes = ('circle', 'triangle', 'cross')
 image_size = (160, 160)
 
 model = dict(
@@ -32,7 +32,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=300, max_per_img=100),
-        rcnn=dict(sampler=dict(num=40, pos_fraction=0.5)),
+        rcnn=dict(sampler=dict(num=48, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=20)),
 )
@@ -73,19 +73,19 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# 5 epochs * 1000 images / 8 = 625 iterations.
-train_cfg = dict(max_epochs=5, val_interval=5)
+# 4 epochs * 1200 images / 8 = 600 iterations.
+train_cfg = dict(max_epochs=4, val_interval=4)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=0,
-        T_max=5,
-        end=5,
+        T_max=4,
+        end=4,
         eta_min=1e-5,
         convert_to_iter_based=True,
     ),
 ]
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0))
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=5, save_best=None))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=4, save_best=None))

@@ -2,7 +2,7 @@
 _base_ = '../segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py'
 
 data_root = 'work_dirs/demo/data/ade/ADEChallengeData2016'
-classes = ('background', 'circle', 'star', 'cross')
+classes = ('background', 'circle', 'triangle', 'cross')
 
 model = dict(
     data_preprocessor=dict(size=(160, 160)),
@@ -51,7 +51,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# 1500 iterations * 8 / 1000 images = 12 epochs.
+# 1500 iterations * 8 / 1200 images = 10 epochs.
 train_cfg = dict(max_iters=1500, val_interval=1500)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
