@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import Registry, root
 from mmengine.runner import Runner
 
-from ..utils import UserError, did_you_mean
+from ..utils import UserError, did_you_mean, one_line
 
 # Dicts whose keys are the user's own, or read by no signature.
 _FREE_FORM = {'paramwise_cfg', 'custom_keys', 'metainfo', 'init_kwargs', 'backend_args'}
@@ -32,13 +32,13 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
-        raise UserError(f'config {path} does not parse: {_one_line(error)}') from None
+        raise UserError(f'config {path} does not parse: {one_line(error)}') from None
     if options:
         check_options(cfg, options)
         try:
             cfg.merge_from_dict(dict(options))
         except (KeyError, TypeError, IndexError, AssertionError) as error:
-            raise UserError(f'--cfg-options do not fit {path}: {_one_line(error)}') from None
+            raise UserError(f'--cfg-options do not fit {path}: {one_line(error)}') from None
     return cfg
 
 
@@ -129,8 +129,3 @@ def _keywords(type_name: str, scope: str) -> set[str]:
 def _sibling_configs(path: str) -> list[Path]:
     folder = Path(path).parent
     return sorted(folder.glob('*.py')) if folder.is_dir() else []
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f'{type(error).__name__}: {lines[-1] if lines else ""}'

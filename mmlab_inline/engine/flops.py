@@ -22,8 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..layers import InLineAttention, SpatialReductionAttention, WindowAttention
 from ..ops import padded_shape
-from ..utils import UserError
-from .config import _one_line
+from ..utils import UserError, one_line
 
 # (H, W) in pixels of the image that published tables count with.
 DEFAULT_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
@@ -234,7 +233,7 @@ def build_meta(settings: Mapping, scope: str) -> nn.Module:
             warnings.simplefilter('ignore')
             model = MODELS.build(settings).to('meta')
     except Exception as error:
-        raise UserError(f'the model does not build: {_one_line(error)}') from error
+        raise UserError(f'the model does not build: {one_line(error)}') from error
     model.eval()  # not chained: many backbones' own train() returns nothing
     return model
 
@@ -265,7 +264,7 @@ def count_model(model: nn.Module, run: Callable[[nn.Module], object]) -> dict[st
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f'the model does not run: {_one_line(error)}') from error
+        raise UserError(f'the model does not run: {one_line(error)}') from error
     finally:
         for handle in handles:
             handle.remove()

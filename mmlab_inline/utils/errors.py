@@ -17,3 +17,9 @@ def exit_on_user_error() -> Iterator[None]:
     except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
+
+
+def one_line(error: Exception) -> str:
+    """Type and last line of an error, for messages of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f'{type(error).__name__}: {lines[-1] if lines else ""}'

@@ -6,23 +6,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlab_inline.datasets.shapes import CLASSES, write_dataset
-
-
-class _Parser(argparse.ArgumentParser):
-    """Reports wrong input in one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f'error: {message}\n')
+from mmlab_inline.engine import ArgumentParser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the arguments of the command line; wrong ones end the program with status 2."""
-    parser = _Parser(description=__doc__)
+    parser = ArgumentParser(description=__doc__)
     parser.add_argument('root', type=Path, metavar='ROOT', help='folder to write to')
     for split, default in (('train', 400), ('val', 100)):
         parser.add_argument(
