@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+from mmengine.config import Config
+from rich.progress import track
 
 from mmlab_inline.engine import ArgumentParser, load_config
 from mmlab_inline.engine.config import pretrained_settings
@@ -53,27 +55,31 @@ def pages(count: bool = True) -> Iterator[tuple[Path, str]]:
     yield ROOT / 'model-index.yml', dump(index)
     for metafile in metafiles:
         content = yaml.safe_load(metafile.read_text())
-        for model in content['Models'] if count else ():
-            cost = count_config(load_config(str(ROOT / model['Config'])))['']
-            model['Metadata'].update({'Parameters': cost.params, 'FLOPs': cost.flops})
+        folder = metafile.parent
+        configs = [load_config(str(ROOT / model['Config'])) for model in content['Models']]
+        if count:
+            jobs = track(configs, f'Counting {folder.relative_to(ROOT)}', transient=True)
+            for model, cfg in zip(content['Models'], jobs, strict=True):
+                cost = count_config(cfg)['']
+                model['Metadata'].update({'Parameters': cost.params, 'FLOPs': cost.flops})
         yield metafile, dump(content)
         readme = metafile.with_name('README.md')
         before, _, rest = readme.read_text().partition(BEGIN)
         _, found, after = rest.partition(END)
         if not found:
             raise UserError(f'{readme} lacks the lines {BEGIN} and {END}')
-        rows = table(content['Models'], task=metafile.parent.parent.name)
+        rows = table(content['Models'], configs, task=folder.parent.name)
         yield readme, f'{before}{BEGIN}\n\n{rows}\n\n{END}{after}'
 
 
-def table(models: list[dict], task: str) -> str:
+def table(models: list[dict], configs: list[Config], task: str) -> str:
     """Markdown table of one folder; figures of papers and our own stand apart."""
     metrics = METRICS[task]
     header = ['config', 'params (M)', 'FLOPs (G)', 'schedule']
     header += [f'*paper* {name}' for name in metrics] + [f'*ours* {name}' for name in metrics]
     header += ['weights']
     rows = [header, ['---'] * len(header)]
-    for model in models:
+    for model, cfg in zip(models, configs, strict=True):
         metadata = model['Metadata']
         length = 'Epochs' if 'Epochs' in metadata else 'Iterations'
         ours = {
@@ -90,7 +96,7 @@ def table(models: list[dict], task: str) -> str:
                 f'{metadata[length]} {length.lower()}',
                 *(paper_cell(model, name, task) for name in metrics),
                 *(str(ours.get(name, '')) for name in metrics),
-                ', '.join(weights(model)),
+                ', '.join(weights(model, cfg)),
             ]
         )
     return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
@@ -104,11 +110,11 @@ def paper_cell(model: dict, metric: str, task: str) -> str:
     return str(paper[metric]) if metric in paper else '' if paper else PAPER_TABLES[task]
 
 
-def weights(model: dict) -> Iterator[str]:
+def weights(model: dict, cfg: Config) -> Iterator[str]:
     """Links to the trained model, once there is one, and to the ImageNet weights it starts from."""
     if 'Weights' in model:
         yield f'[model]({model["Weights"]})'
-    for settings in pretrained_settings(load_config(str(ROOT / model['Config']))):
+    for settings in pretrained_settings(cfg):
         page = RELEASED_WEIGHTS[Path(settings['init_cfg']['checkpoint']).stem]
         yield f'[ImageNet]({page})'
 
