@@ -1,9 +1,9 @@
 """Two linear layers with GELU between, over chunks of tokens that stay in a CPU's cache.
 
 The hidden tokens are 4 to 8 times as wide as the map. As one tensor they are written to memory and
-read back, twice, and above 32 MB the C library asks the kernel for every page of them anew at each
-call: on 2 cores that takes longer than the arithmetic. Here they never exist as a whole, and the
-backward pass computes them again (one matrix product more, of six) instead of keeping them.
+read back, twice, and blocks of that size the C library asks the kernel for anew at each call, page
+by page: on 2 cores that takes longer than the arithmetic. Here they never exist as a whole, and
+the backward pass computes them again (one matrix product more, of six) instead of keeping them.
 
 First-order gradients only.
 """
@@ -17,8 +17,8 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 # Elements of a chunk's hidden tokens: 2 MB in float32. From 1 to 8 MB the time is the same.
 CHUNK_ELEMENTS = 2**19
-# glibc reuses freed blocks up to this size (the greatest M_MMAP_THRESHOLD of 64-bit systems).
-REUSED_BYTES = 32 * 2**20
+# Measured on 2 cores: for smaller hidden tokens, computing them again costs what streaming saves.
+BIG_BYTES = 16 * 2**20
 
 
 class _StreamedMlp(torch.autograd.Function):
@@ -69,8 +69,8 @@ def streamed_mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> T
 
 
 def hidden_tokens_are_big(x: Tensor, hidden: int) -> bool:
-    """Whether the hidden tokens of ``x`` (..., C) exceed what the C library reuses."""
-    return x.numel() // x.shape[-1] * hidden * x.element_size() > REUSED_BYTES
+    """Whether the hidden tokens of ``x`` (..., C) are big enough to be streamed."""
+    return x.numel() // x.shape[-1] * hidden * x.element_size() > BIG_BYTES
 
 
 def _chunks(w1: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -12,7 +12,7 @@ def test_equals_timm(big, monkeypatch, assert_near):
     monkeypatch.setitem(
         Mlp.forward.__globals__, 'streamed_mlp', lambda *args: calls.append(1) or real(*args)
     )
-    monkeypatch.setattr('mmlab_inline.ops.mlp.REUSED_BYTES', 0 if big else 2**30)
+    monkeypatch.setattr('mmlab_inline.ops.mlp.BIG_BYTES', 0 if big else 2**30)
     own, reference = Mlp(8, 32), timm.layers.Mlp(8, 32)
     reference.load_state_dict(own.state_dict())
     x = torch.randn(2, 10, 8)

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from mmlab_inline.ops import hidden_tokens_are_big, streamed_mlp
-from mmlab_inline.ops.mlp import REUSED_BYTES
+from mmlab_inline.ops.mlp import BIG_BYTES
 
 
 def draw(dim=6, hidden=24):
@@ -52,8 +52,8 @@ def test_keeps_no_hidden_tokens():
     assert max(tensor.numel() for tensor in kept) == x.numel()
 
 
-def test_big_means_more_than_the_allocator_reuses():
-    limit = REUSED_BYTES // 4 // 512
+def test_what_is_big():
+    limit = BIG_BYTES // 4 // 512
     assert not hidden_tokens_are_big(torch.empty(2, limit // 2, 64), 512)
     assert hidden_tokens_are_big(torch.empty(2, limit // 2 + 1, 64), 512)
     assert hidden_tokens_are_big(torch.empty(2, limit // 4 + 1, 64, dtype=torch.float64), 512)
