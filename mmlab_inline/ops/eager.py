@@ -10,9 +10,9 @@ def runs_eagerly_on_cpu(x: Tensor) -> bool:
     A compiler or exporter must see plain operations, and autocast decides about each of them.
     """
     return (
-        x.device.type == 'cpu'
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
         and not torch.is_autocast_enabled('cpu')
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
     )
