@@ -1,0 +1,32 @@
+"""Speed and memory of the forms of one network, side by side (tools/analysis/benchmark.py)."""
+
+from .device import AMP_DTYPES, Device, KeptBytes, machine
+from .forms import DEFAULT_FORMS, FORMS, form_forwards, released, replaced
+from .measure import MIN_ROUNDS, Row, measure
+from .report import LEGEND, as_json, describe, draw, tables
+from .subjects import BACKBONES, AttentionSubject, BackboneSubject, ConfigSubject, Subject
+
+__all__ = [
+    'AMP_DTYPES',
+    'BACKBONES',
+    'DEFAULT_FORMS',
+    'FORMS',
+    'LEGEND',
+    'MIN_ROUNDS',
+    'AttentionSubject',
+    'BackboneSubject',
+    'ConfigSubject',
+    'Device',
+    'KeptBytes',
+    'Row',
+    'Subject',
+    'as_json',
+    'describe',
+    'draw',
+    'form_forwards',
+    'machine',
+    'measure',
+    'released',
+    'replaced',
+    'tables',
+]
