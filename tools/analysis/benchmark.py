@@ -178,6 +178,10 @@ def run(args: argparse.Namespace) -> None:
     for table in tables(subject, rows):
         console.print(table, '')
     console.print(LEGEND)
+    for row in rows:
+        if row.error:
+            height, width = row.size
+            console.print(f'{row.form} failed at {height}x{width} {row.phase}: {row.error}')
     console.print(f'\n{stem}.json has every sample, {stem}.png the curves.')
 
 

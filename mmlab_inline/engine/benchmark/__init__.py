@@ -2,9 +2,9 @@
 
 from .device import AMP_DTYPES, Device, KeptBytes, machine
 from .forms import DEFAULT_FORMS, FORMS, form_forwards, released, replaced
-from .measure import MIN_ROUNDS, Row, measure
 from .report import LEGEND, as_json, describe, draw, tables
 from .subjects import BACKBONES, AttentionSubject, BackboneSubject, ConfigSubject, Subject
+from .timing import MIN_ROUNDS, Row, measure
 
 __all__ = [
     'AMP_DTYPES',

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from .measure import Row
 from .subjects import Subject
+from .timing import Row
 
 LEGEND = (
     'spread: interquartile range over the median; faster: than the released form; floor: time over '
@@ -81,6 +81,7 @@ def as_json(
                 'peak_bytes': row.peak_bytes,
                 'difference': row.difference,
                 'seconds': row.seconds,
+                'error': row.error,
             }
             for row in rows
         ],
@@ -106,8 +107,8 @@ def tables(subject: Subject, rows: Sequence[Row]) -> Iterator[Table]:
                 _cell(row.peak_bytes and row.peak_bytes / 2**20, '.1f'),
                 _cell(row.difference, '.0e'),
             ]
-            if not row.seconds:
-                lines[row.form] = ['out of memory'] + ['-'] * (len(headings) - 1)
+            if row.error:
+                lines[row.form] = ['failed'] + ['-'] * (len(headings) - 1)
         shown = [i for i in range(len(headings)) if any(line[i] != '-' for line in lines.values())]
         out = _table(f'{size[0]}x{size[1]} {phase}', [headings[i] for i in shown])
         for form, line in lines.items():

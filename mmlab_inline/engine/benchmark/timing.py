@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...utils import UserError, one_line
+from ...utils import UserError
 from .device import KeptBytes
 from .forms import EQUAL_FORMS, form_forwards, replaced
 from .subjects import Outputs, Subject
@@ -29,11 +29,12 @@ class Row:
         size: (H, W).
         phase: The pass, a key of ``Subject.passes``.
         form: The form.
-        seconds: Of one call, in each round; empty when memory did not suffice.
+        seconds: Of one call, in each round; empty when it failed.
         kept_bytes: What autograd keeps for the backward pass; None without one.
         peak_bytes: Largest memory that a call takes on a GPU beside weights and inputs.
         difference: Largest difference from auto's outputs over their largest magnitude; None
             where it is not to be compared.
+        error: Why it failed, else None.
     """
 
     size: tuple[int, int]
@@ -43,6 +44,7 @@ class Row:
     kept_bytes: int | None = None
     peak_bytes: int | None = None
     difference: float | None = None
+    error: str | None = None
 
     @property
     def median(self) -> float:
@@ -80,7 +82,7 @@ def measure(
         progress: Told how far it is.
 
     Raises:
-        UserError: A form does not run.
+        UserError: No form runs.
     """
     models = {twin: subject.model(twin) for twin in {form == 'softmax' for form in forms}}
     cells = [(size, phase) for size in sizes for phase in subject.passes]
@@ -122,7 +124,7 @@ class _Cell:
         """Run each form until it can be timed; compare its outputs and weigh its memory.
 
         Raises:
-            UserError: A form does not run.
+            UserError: None runs.
         """
         expected = None
         # auto first: the others are compared with it.
@@ -143,10 +145,14 @@ class _Cell:
                 row.kept_bytes = kept.total or None
                 self._ready[form] = run, max(1, round(SAMPLE_SECONDS / seconds))
             except torch.cuda.OutOfMemoryError:
+                row.error = 'out of memory'
                 torch.cuda.empty_cache()
             except Exception as error:
-                place = f'{row.size[0]}x{row.size[1]}'
-                raise UserError(f'form {form!r} fails at {place}: {one_line(error)}') from error
+                # The first line: the compiler's last ones say how to get more of them.
+                first = str(error).strip().partition('\n')[0]
+                row.error = f'{type(error).__name__}: {first}'
+        if not self._ready:
+            raise UserError(f'{row.size[0]}x{row.size[1]} {row.phase} fails: {row.error}')
 
     def take_turns(self, rounds: int, limit: float, report: Report) -> None:
         """Time the forms that are ready."""
