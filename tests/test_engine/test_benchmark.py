@@ -17,6 +17,7 @@ from mmlab_inline.engine.benchmark import (
     ConfigSubject,
     Device,
     KeptBytes,
+    MovedBytes,
     Row,
     as_json,
     form_forwards,
@@ -130,6 +131,16 @@ def test_kept_bytes_counts_storages_once_and_no_parameters():
     assert kept.total == (4 * 8 + 4 * 8 + 4 * 8) * 4
 
 
+def test_moved_bytes_counts_operations_and_no_views():
+    x = torch.randn(4, 8)
+    with MovedBytes() as moved:
+        y = x.t().unsqueeze(0).expand(5, 8, 4)[..., :2]  # views
+        y = x + 1  # reads and writes 32 elements
+        y.mul_(x[:1].expand(4, 8))  # reads 32 and 8, writes 32
+        torch.empty(1000)
+    assert moved.total == (64 + 72) * 4
+
+
 def test_measured_rows():
     subject = BackboneSubject(Device(), 'inline-pvt-t', {'out_indices': (0,)}, batch=2)
     told = []
@@ -146,6 +157,7 @@ def test_measured_rows():
         low, high = row.quartiles
         assert min(row.seconds) <= low <= row.median <= high <= max(row.seconds)
         assert (row.kept_bytes is None) == (row.phase == 'forward')
+        assert row.moved_bytes > 0
         compared = row.phase == 'forward' and row.form == 'released'
         assert (row.difference is None) != compared
         assert not compared or row.difference < 1e-5

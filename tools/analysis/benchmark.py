@@ -5,8 +5,8 @@
     python tools/analysis/benchmark.py config CONFIG [--cfg-options KEY=VALUE ...] ...
 
 Needs no data and no pretrained weights. Each size and pass takes --rounds samples of every form, or
-as many as --limit seconds allow (at least three), beside two calls that warm up. On 2 CPU cores the
-defaults take about TIME-ATTENTION, TIME-BACKBONE and TIME-CONFIG.
+as many as fit into --limit seconds (two minutes; at least three rounds), beside two calls of each
+that warm up. With the defaults that is two such times for attention and config, four for backbone.
 """
 
 import argparse

@@ -1,14 +1,13 @@
-"""Where a benchmark runs: autocast, synchronisation, memory, and the machine's name."""
+"""Where a benchmark runs: autocast, synchronisation, peak memory, and the machine's name."""
 
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from ...version import __version__
 
@@ -53,32 +52,6 @@ class Device:
     def _synchronise(self) -> None:
         if self.type == 'cuda':
             torch.cuda.synchronize()
-
-
-class KeptBytes:
-    """Bytes that autograd keeps for the backward pass: each storage once, parameters left out.
-
-    Attributes:
-        total: Bytes counted so far.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.total = 0
-        tensors = (*model.parameters(), *model.buffers())
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in tensors}
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count what is kept by the forward passes inside."""
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
-            yield
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.total += storage.nbytes()
-        return tensor.detach()  # an output kept as it is would keep itself alive
 
 
 def machine(device: Device) -> dict[str, object]:

@@ -12,8 +12,9 @@ from .timing import Row
 
 LEGEND = (
     'spread: interquartile range over the median; faster: than the released form; floor: time over '
-    "the floor's; kept: by autograd for the backward pass; peak: GPU memory beside weights and "
-    "inputs; differs: largest difference from auto's outputs, relative."
+    "the floor's; kept: by autograd for the backward pass; moved: read and written by operations; "
+    "peak: GPU memory beside weights and inputs; differs: largest difference from auto's outputs, "
+    'relative.'
 )
 
 
@@ -78,6 +79,7 @@ def as_json(
                 'times_released': _inverse(relative(rows, row, 'released')),
                 'over_floor': relative(rows, row, 'floor'),
                 'kept_bytes': row.kept_bytes,
+                'moved_bytes': row.moved_bytes,
                 'peak_bytes': row.peak_bytes,
                 'difference': row.difference,
                 'seconds': row.seconds,
@@ -93,7 +95,7 @@ def tables(subject: Subject, rows: Sequence[Row]) -> Iterator[Table]:
     """A table for every size and pass, and one of the growth when there are several sizes."""
     for (size, phase), group in itertools.groupby(rows, lambda row: (row.size, row.phase)):
         headings = ['ms', 'spread', subject.passes[phase], 'faster', 'floor']
-        headings += ['kept MiB', 'peak MiB', 'differs']
+        headings += ['kept MiB', 'moved MiB', 'peak MiB', 'differs']
         lines = {}
         for row in group:
             low, high = row.quartiles
@@ -103,8 +105,9 @@ def tables(subject: Subject, rows: Sequence[Row]) -> Iterator[Table]:
                 f'{rate(subject, row):.4g}',
                 _cell(_inverse(relative(rows, row, 'released')), '.2f'),
                 _cell(relative(rows, row, 'floor'), '.2f'),
-                _cell(row.kept_bytes and row.kept_bytes / 2**20, '.1f'),
-                _cell(row.peak_bytes and row.peak_bytes / 2**20, '.1f'),
+                _mebibytes(row.kept_bytes),
+                _mebibytes(row.moved_bytes),
+                _mebibytes(row.peak_bytes),
                 _cell(row.difference, '.0e'),
             ]
             if row.error:
@@ -172,6 +175,10 @@ def _inverse(value: float | None) -> float | None:
 
 def _cell(value: float | None, style: str) -> str:
     return '-' if value is None else format(value, style)
+
+
+def _mebibytes(count: int | None) -> str:
+    return _cell(count and count / 2**20, '.1f')
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:

@@ -3,15 +3,16 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ...utils import UserError
-from .device import KeptBytes
 from .forms import EQUAL_FORMS, form_forwards, replaced
 from .subjects import Outputs, Subject
+from .traffic import KeptBytes, MovedBytes
 
 # One sample is as many calls as take this long: clocks and kernel launches are then no matter.
 SAMPLE_SECONDS = 0.05
@@ -31,6 +32,8 @@ class Row:
         form: The form.
         seconds: Of one call, in each round; empty when it failed.
         kept_bytes: What autograd keeps for the backward pass; None without one.
+        moved_bytes: What the operations read and write; None where kernels of our own or a compiler
+            may hide it: on a GPU, and of the compiled form.
         peak_bytes: Largest memory that a call takes on a GPU beside weights and inputs.
         difference: Largest difference from auto's outputs over their largest magnitude; None
             where it is not to be compared.
@@ -42,6 +45,7 @@ class Row:
     form: str
     seconds: list[float]
     kept_bytes: int | None = None
+    moved_bytes: int | None = None
     peak_bytes: int | None = None
     difference: float | None = None
     error: str | None = None
@@ -140,9 +144,12 @@ class _Cell:
                     row.difference = max(map(_difference, outs, expected))
                 del outs
                 kept = KeptBytes(self._models[form == 'softmax'])
-                with kept.counting():
+                visible = self._device.type == 'cpu' and form != 'compile'
+                moved = MovedBytes() if visible else None
+                with kept.counting(), moved or nullcontext():
                     seconds, row.peak_bytes = self._device.weigh(run)
                 row.kept_bytes = kept.total or None
+                row.moved_bytes = moved and moved.total
                 self._ready[form] = run, max(1, round(SAMPLE_SECONDS / seconds))
             except torch.cuda.OutOfMemoryError:
                 row.error = 'out of memory'
