@@ -155,7 +155,7 @@ def draw(subject: Subject, rows: Sequence[Row], machine: Mapping[str, object], p
         per_pixel.set(title=f'{phase}: level where linear', ylabel='nanoseconds per pixel')
         for axis in (speed, per_pixel):
             axis.set_xlabel('millions of pixels of an image, or tokens of a map')
-            axis.set_ylim(bottom=0)
+            axis.set(xlim=(0, None), ylim=(0, None))
             axis.grid(alpha=0.3)
             axis.legend(fontsize='small')
     figure.suptitle(f'{subject.title}, batch {subject.batch}\n{describe(machine)}', fontsize=10)
