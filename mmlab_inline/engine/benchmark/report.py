@@ -142,14 +142,13 @@ def draw(subject: Subject, rows: Sequence[Row], machine: Mapping[str, object], p
     for (speed, per_pixel), phase in zip(axes, phases, strict=True):
         for form in dict.fromkeys(row.form for row in rows):
             points = sorted(
-                (math.prod(row.size), row)
-                for row in rows
-                if row.form == form and row.phase == phase and row.seconds
+                (row for row in rows if (row.form, row.phase) == (form, phase) and row.seconds),
+                key=lambda row: math.prod(row.size),
             )
-            pixels = [count / 1e6 for count, _ in points]
-            speed.plot(pixels, [rate(subject, row) for _, row in points], 'o-', ms=4, label=form)
-            images = subject.images(phase)
-            nanoseconds = [row.median / images / count * 1e9 for count, row in points]
+            pixels = [math.prod(row.size) / 1e6 for row in points]
+            speed.plot(pixels, [rate(subject, row) for row in points], 'o-', ms=4, label=form)
+            seconds = [row.median / subject.images(phase) for row in points]
+            nanoseconds = [1e3 * time / count for time, count in zip(seconds, pixels, strict=True)]
             per_pixel.plot(pixels, nanoseconds, 'o-', ms=4, label=form)
         speed.set(title=f'{phase}: speed', ylabel=subject.passes[phase])
         per_pixel.set(title=f'{phase}: level where linear', ylabel='nanoseconds per pixel')
