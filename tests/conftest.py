@@ -61,7 +61,7 @@ def golden() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]:
 
 @pytest.fixture
 def use_form(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Forces one of the two linear forms, and makes sure afterwards that it was asked for."""
+    """Forces the linear form or a fast one, and makes sure afterwards that it was asked for."""
     # The package attribute of this name is the function.
     module = importlib.import_module('mmlab_inline.ops.inline_attention')
     calls = []
