@@ -12,6 +12,7 @@ from .inline_attention import (
     inline_attention_weights,
     token_mean,
 )
+from .inline_attention_fused import inline_attention_fused, triton_is_available
 from .local_residual import dynamic_depthwise3x3
 from .mlp import hidden_tokens_are_big, streamed_mlp
 from .pos_embed import resize_pos_embed
@@ -33,6 +34,7 @@ __all__ = [
     'inline_attention',
     'inline_attention_banded',
     'inline_attention_fast',
+    'inline_attention_fused',
     'inline_attention_linear',
     'inline_attention_naive',
     'inline_attention_weights',
@@ -44,5 +46,6 @@ __all__ = [
     'shift_mask',
     'streamed_mlp',
     'token_mean',
+    'triton_is_available',
     'window_shift',
 ]
