@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,24 +100,42 @@ def convert_file(source: str | Path, target: str | Path, force: bool = False) ->
             raise UserError(f'{target} is the file to convert; write to another')
         if not force:
             raise UserError(f'{target} exists; --force writes over it')
+    conversion = read_and_convert(source)
+    save_weights(conversion.weights, target)
+    return conversion
+
+
+def read_and_convert(source: str | Path) -> Conversion:
+    """:func:`convert` of a file.
+
+    Raises:
+        UserError: It cannot be read or converted.
+    """
     try:
         checkpoint = load_checkpoint(source)
     except FileNotFoundError as error:
         raise UserError(str(error)) from None
     try:
-        conversion = convert(checkpoint)
+        return convert(checkpoint)
     except CheckpointError as error:
         raise CheckpointError(f'{source}: {error}') from None
+
+
+def save_weights(weights: Mapping[str, Tensor], target: str | Path) -> None:
+    """Write ``{'state_dict': weights}``, or the weights alone where the name ends in .safetensors.
+
+    Raises:
+        UserError: The file cannot be written; what was there before is intact.
+    """
     # Slices of bigger tensors would be saved with all of them.
-    weights = {name: value.clone().contiguous() for name, value in conversion.weights.items()}
-    if target.suffix == '.safetensors':
+    weights = {name: value.clone().contiguous() for name, value in weights.items()}
+    if Path(target).suffix == '.safetensors':
         content = save(weights, metadata=dict(format='pt'))
     else:
         file = io.BytesIO()
         torch.save(dict(state_dict=weights), file)
         content = file.getvalue()
     write_atomically(target, content)
-    return conversion
 
 
 def _groups(names: Sequence[str]) -> str:

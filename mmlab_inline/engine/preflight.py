@@ -74,8 +74,13 @@ def check_pretrained(cfg: Config) -> None:
         path = str(node['init_cfg'].get('checkpoint'))
         if '://' in path or Path(path).is_file():
             continue
-        page = RELEASED_WEIGHTS.get(Path(path).stem)
-        source = f'download it from {page}' if page else 'put the ImageNet weights there'
+        name, folder = Path(path).stem, Path(path).parent
+        source = 'put the ImageNet weights there'
+        if name in RELEASED_WEIGHTS:
+            source = (
+                f'python tools/download_weights.py {name} --out {folder} fetches it from '
+                f'{RELEASED_WEIGHTS[name]}'
+            )
         raise UserError(f'{path} does not exist: {source}, or add --from-scratch')
 
 
