@@ -16,7 +16,7 @@ from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmlab_inline.engine import safe_loading, use_safe_loading
+from mmlab_inline.engine import use_safe_loading
 from mmlab_inline.utils import CheckpointError, UnsafeCheckpointError
 
 COMMAND = f'{os.system.__module__}.system'
@@ -40,14 +40,9 @@ class Model(BaseModel):
 
 
 @pytest.fixture
-def stock(monkeypatch):
-    """mmengine's own loader, whatever ran before; and after the test whatever it was."""
-    loader = classmethod(safe_loading._mmengines_load)
-    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', loader)
-
-
-@pytest.fixture
-def safe(stock):
+def safe(monkeypatch):
+    """Safe loading, after the test whatever was before."""
+    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', CheckpointLoader.load_checkpoint)
     use_safe_loading()
 
 
@@ -113,10 +108,9 @@ def test_evil_file_is_refused(way, safe, evil, marker, tmp_path):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize('way', ['load_from', 'init_cfg'])
-def test_the_attack_works_on_mmengines_loader(way, stock, evil, marker, tmp_path):
+def test_the_attack_would_work(evil, marker):
     """Otherwise the test above would prove nothing."""
-    WAYS[way](evil, tmp_path)
+    torch.load(evil, weights_only=False)
     assert marker.exists()
 
 
