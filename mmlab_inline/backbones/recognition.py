@@ -13,8 +13,8 @@ from ..utils import CheckpointError
 from . import inline_pvt, inline_swin
 from .base import DenseBackbone, resolve_attention
 
-Weights = Mapping[str, Tensor]
-NUM_STAGES = 4
+_Weights = Mapping[str, Tensor]
+_NUM_STAGES = 4
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class _Stage:
     softmax: str | None
 
 
-def recognise(weights: Weights) -> Recognised:
+def recognise(weights: _Weights) -> Recognised:
     """Read class and settings from a backbone's weights under the names here.
 
     Only what tells the settings is looked at; whether all of the weights fit is seen by comparing
@@ -99,8 +99,8 @@ def recognise(weights: Weights) -> Recognised:
     )
 
 
-def _read_pvt(weights: Weights) -> Recognised:
-    numbers = range(1, NUM_STAGES + 1)
+def _read_pvt(weights: _Weights) -> Recognised:
+    numbers = range(1, _NUM_STAGES + 1)
     stages = [_read_stage(weights, f'block{number}.') for number in numbers]
     arch = dict(
         embed_dims=tuple(stage.dim for stage in stages),
@@ -122,8 +122,8 @@ def _read_pvt(weights: Weights) -> Recognised:
     return _simplest(inline_pvt, inline_pvt.InLinePVT, arch, stages, settings)
 
 
-def _read_swin(weights: Weights) -> Recognised:
-    stages = [_read_stage(weights, f'layers.{index}.blocks.') for index in range(NUM_STAGES)]
+def _read_swin(weights: _Weights) -> Recognised:
+    stages = [_read_stage(weights, f'layers.{index}.blocks.') for index in range(_NUM_STAGES)]
     ratios = tuple(stage.mlp_ratio for stage in stages)
     arch = dict(
         embed_dims=stages[0].dim,
@@ -139,7 +139,7 @@ def _read_swin(weights: Weights) -> Recognised:
     return _simplest(inline_swin, inline_swin.InLineSwin, arch, stages, settings)
 
 
-def _read_stage(weights: Weights, prefix: str) -> _Stage:
+def _read_stage(weights: _Weights, prefix: str) -> _Stage:
     depth = len({name[len(prefix) :].split('.')[0] for name in weights if name.startswith(prefix)})
     hidden, dim = weights[f'{prefix}0.mlp.fc1.weight'].shape
     mixers, num_heads, softmax = [], None, None
@@ -160,7 +160,7 @@ def _read_stage(weights: Weights, prefix: str) -> _Stage:
     )
 
 
-def _sr_ratio(weights: Weights, attention: str) -> int:
+def _sr_ratio(weights: _Weights, attention: str) -> int:
     convolution = weights.get(f'{attention}sr.weight')
     return 1 if convolution is None else convolution.shape[-1]
 

@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 from ..utils import UserError
 from ..version import __version__
 
-MAX_FAILURES = 5  # in a row, without a byte in between
+MAX_FAILURES = 5  # attempts in a row that bring nothing
 TIMEOUT = 30.0  # seconds without a byte
 PAUSE = 1.0  # seconds before the second attempt; doubles with each
 _CHUNK = 1 << 18
