@@ -1,10 +1,9 @@
 """Pure tensor functions; they import nothing of this package but each other."""
 
+from .dispatch import fast_form_is_cheaper, inline_attention
 from .eager import runs_eagerly_on_cpu
 from .inline_attention import (
     KERNELS,
-    fast_form_is_cheaper,
-    inline_attention,
     inline_attention_banded,
     inline_attention_fast,
     inline_attention_linear,
