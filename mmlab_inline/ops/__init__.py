@@ -14,7 +14,7 @@ from .inline_attention import (
 from .inline_attention_fused import inline_attention_fused, triton_is_available
 from .local_residual import dynamic_depthwise3x3
 from .mlp import hidden_tokens_are_big, streamed_mlp
-from .pos_embed import resize_pos_embed
+from .pos_embed import ResizedPosEmbeds, resize_pos_embed
 from .windows import (
     apply_in_windows,
     pad_to_multiple,
@@ -26,6 +26,7 @@ from .windows import (
 
 __all__ = [
     'KERNELS',
+    'ResizedPosEmbeds',
     'apply_in_windows',
     'dynamic_depthwise3x3',
     'fast_form_is_cheaper',
