@@ -6,7 +6,7 @@ which ``weights_only=True`` therefore refuses) load, and files that need more ar
 """
 
 import pickle
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,6 +56,7 @@ _NUMPY_TYPES = {
 }
 _PLAIN_TYPES = {
     ('collections', 'OrderedDict'): OrderedDict,
+    ('collections', 'Counter'): Counter,  # the milestones of a scheduler
     ('collections', 'defaultdict'): _PlainDict,
     ('builtins', 'getattr'): _no_attribute,
     ('__builtin__', 'getattr'): _no_attribute,

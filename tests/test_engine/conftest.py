@@ -4,6 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -22,11 +23,13 @@ class NoisyData(Dataset):
     def __init__(self, length=10, broken=False):
         self.length = length
         self.broken = broken
+        self.num_loaded = 0
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, index):
+        self.num_loaded += 1
         noise = [random.random(), np.random.rand(), torch.rand(()).item()]
         value = float('nan') if self.broken and index == 7 else float(index)
         sample = BaseDataElement(metainfo=dict(img_path=f'{index}.png'))
@@ -47,7 +50,7 @@ class NoisyModel(BaseModel):
         return dict(loss_a=out.square().mean(), loss_b=out.mean()) if mode == 'loss' else [out]
 
 
-class ConstantMetric:
+class ConstantMetric(Evaluator):
     dataset_meta = None
 
     def __init__(self, values):
@@ -119,7 +122,7 @@ def build_run(tmp_path):
         if values:
             val = dict(
                 val_cfg=dict(),
-                val_evaluator=None,
+                val_evaluator=ConstantMetric(values),
                 val_dataloader={**loader, 'sampler': dict(type='DefaultSampler', shuffle=False)},
             )
         checkpoint = dict(by_epoch=by_epoch, interval=1, **(checkpoint or {}))
@@ -153,7 +156,7 @@ def build_run(tmp_path):
             experiment_name=next(names),
             default_scope='mmengine',
             log_level='WARNING',
-            **{**val, **({'val_evaluator': ConstantMetric(values)} if values else {})},
+            **val,
         )
         return runner, recorder
 
