@@ -15,12 +15,8 @@ from mmengine.registry import Registry
 MODELS = Registry(
     'model', scope='mmlab_inline', parent=ROOT_MODELS, locations=['mmlab_inline.backbones']
 )
-HOOKS = Registry(
-    'hook', scope='mmlab_inline', parent=ROOT_HOOKS, locations=['mmlab_inline.engine']
-)
-LOOPS = Registry(
-    'loop', scope='mmlab_inline', parent=ROOT_LOOPS, locations=['mmlab_inline.engine']
-)
+HOOKS = Registry('hook', scope='mmlab_inline', parent=ROOT_HOOKS, locations=['mmlab_inline.engine'])
+LOOPS = Registry('loop', scope='mmlab_inline', parent=ROOT_LOOPS, locations=['mmlab_inline.engine'])
 
 # mmengine knows the packages whose configs may be inherited by a list of its own.
 MODULE2PACKAGE.setdefault('mmlab_inline', 'mmlab_inline')

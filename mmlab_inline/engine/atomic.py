@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all, whenever the process is killed or the disk is full."""
+"""Files that are there in full or not at all, also after a kill and on a full disk."""
 
 import os
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Training loops that continue a stopped run exactly where it was."""
 
-from collections.abc import Sequence
-
 from mmengine.dist import get_rank
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
@@ -99,9 +97,7 @@ class ResumableIterBasedTrainLoop(_ResumableLoop, IterBasedTrainLoop):
         """Train all iterations, or what is left of them."""
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        self._batches.start(
-            *self._seed_and_rank(), self._iter, skip=self._iter, endless=True
-        )
+        self._batches.start(*self._seed_and_rank(), self._iter, skip=self._iter, endless=True)
         if self._iter > 0:
             self._validate(self._iter, self._max_iters)
         if self._iter < self._max_iters:

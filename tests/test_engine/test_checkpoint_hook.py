@@ -64,7 +64,7 @@ def test_killed_while_saving_there_is_always_a_whole_one(
     kill_while_saving(0)
     left = find_checkpoint(folder)
     assert left.name == ('epoch_1.pth' if moment < 4 else 'epoch_2.pth')
-    best = [path for path in folder.glob('best_*.pth')]
+    best = list(folder.glob('best_*.pth'))
     assert best
     for path in best:
         load_checkpoint(path)

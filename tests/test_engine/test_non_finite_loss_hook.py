@@ -65,9 +65,7 @@ def test_skips_the_step(build_run, tmp_path, accumulate):
     def keep(runner):
         weights[runner.iter] = [p.detach().clone() for p in runner.model.parameters()]
 
-    runner, recorder = build_run(
-        broken=True, non_finite='skip', act=keep, accumulate=accumulate
-    )
+    runner, recorder = build_run(broken=True, non_finite='skip', act=keep, accumulate=accumulate)
     runner.train()
     bad = [i for i, images in recorder.images.items() if '7.png' in images]
     assert len(bad) == 3

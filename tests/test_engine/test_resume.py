@@ -53,7 +53,7 @@ def test_torn_ones_are_passed_over(save, tmp_path, capsys):
 def test_all_torn(save, tmp_path):
     for name in ('iter_5.pth', 'iter_10.pth'):
         tear(save(name))
-    with pytest.raises(UserError, match='every checkpoint in .* is torn'):
+    with pytest.raises(UserError, match=r'every checkpoint in .* is torn'):
         find_checkpoint(tmp_path)
 
 
