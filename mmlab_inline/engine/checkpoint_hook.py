@@ -6,6 +6,7 @@ from mmengine.dist import get_world_size, is_main_process, master_only
 from mmengine.hooks import CheckpointHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from ..registry import HOOKS
 from .atomic import ATOMIC_BACKEND, temporary, write_atomically
@@ -148,5 +149,5 @@ def _set_last_checkpoint(runner: Runner, path: str) -> None:
     write_atomically(Path(runner.work_dir, LAST_CHECKPOINT), path.encode())
 
 
-def _model(runner: Runner):
+def _model(runner: Runner) -> nn.Module:
     return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -2,6 +2,7 @@
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -54,7 +55,7 @@ class NonFiniteLossHook(Hook):
         for before, buffer in zip(self._before, self._statistics, strict=True):
             before.copy_(buffer)
 
-    def _parse_losses(self, parse, losses: dict) -> tuple[Tensor, dict[str, float]]:
+    def _parse_losses(self, parse: Callable, losses: dict) -> tuple[Tensor, dict[str, float]]:
         """The model's own method, with loss terms as numbers."""
         loss, terms = parse(losses)
         is_finite = torch.isfinite(loss.detach()).double()
@@ -65,7 +66,7 @@ class NonFiniteLossHook(Hook):
         return loss, self._terms
 
     def _update_params(
-        self, runner: Runner, wrapper: OptimWrapper, update, loss: Tensor, *args: object
+        self, runner: Runner, wrapper: OptimWrapper, update: Callable, loss: Tensor, *args: object
     ) -> None:
         """The optimizer's own method, for finite losses only."""
         if self._is_finite:

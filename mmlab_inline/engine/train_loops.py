@@ -1,5 +1,7 @@
 """Training loops that continue a stopped run exactly where it was."""
 
+from collections.abc import Iterator
+
 from mmengine.dist import get_rank
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
@@ -106,7 +108,7 @@ class ResumableIterBasedTrainLoop(_ResumableLoop, IterBasedTrainLoop):
         self.runner.call_hook('after_train')
         return self.runner.model
 
-    def _train(self, batches) -> None:
+    def _train(self, batches: Iterator) -> None:
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             self.run_iter(next(batches))

@@ -1,5 +1,6 @@
 """A run that is stopped anywhere and resumed is the run that was never stopped."""
 
+import gc
 import os
 import random
 import signal
@@ -32,6 +33,8 @@ def run_with_stops(build_run, stops, **settings):
             with pytest.raises(SystemExit) as end:
                 runner.train()
             assert end.value.code == 143
+            del runner, end
+            gc.collect()  # workers that outlive their run would hinder those of the next one
         assert not set(losses) & set(recorder.losses)
         losses |= recorder.losses
         images |= recorder.images
