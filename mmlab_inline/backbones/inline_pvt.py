@@ -156,7 +156,7 @@ class InLinePVT(DenseBackbone):
             x = x + resize_pos_embed(pos_embed, self.pos_grids[stage], hw_shape)
             for block in getattr(self, f'block{number}'):
                 x = self._run_block(block, x, hw_shape)
-            x = x.transpose(1, 2).unflatten(2, hw_shape)
+            x = x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
             if stage in self.out_indices:
                 outs.append(x.contiguous())
         return tuple(outs)

@@ -9,7 +9,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 from ..registry import HOOKS
-from .atomic import ATOMIC_BACKEND, temporary, write_atomically
+from ..utils import write_atomically
+from .atomic_backend import ATOMIC_BACKEND
 
 INTERRUPTED = 'interrupted.pth'
 LAST_CHECKPOINT = 'last_checkpoint'
@@ -40,7 +41,7 @@ class AtomicCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if is_main_process():
             for place in {Path(runner.work_dir), Path(self.out_dir)}:
-                for part in place.glob(temporary(Path('*')).name):
+                for part in place.glob('.*.part'):
                     part.unlink()
         # Iteration of the last state on disk, and of the evaluation that it knows of.
         self._saved = runner.iter, runner.message_hub.get_info('validated_iter')
