@@ -1,6 +1,5 @@
 """A run that is stopped anywhere and resumed is the run that was never stopped."""
 
-import gc
 import os
 import random
 import signal
@@ -21,6 +20,13 @@ def stop_at(iteration):
     return act
 
 
+def end_workers(runner):
+    """Persistent ones end by themselves only with the process, or when Python collects them."""
+    iterator = runner.train_dataloader._iterator
+    if iterator is not None:
+        iterator._shutdown_workers()
+
+
 def run_with_stops(build_run, stops, **settings):
     """Run, stopped by SIGTERM after every iteration in ``stops``; last runner, records."""
     losses, images = {}, {}
@@ -33,8 +39,8 @@ def run_with_stops(build_run, stops, **settings):
             with pytest.raises(SystemExit) as end:
                 runner.train()
             assert end.value.code == 143
-            del runner, end
-            gc.collect()  # workers that outlive their run would hinder those of the next one
+            del end  # its traceback holds on to the loader
+        end_workers(runner)
         assert not set(losses) & set(recorder.losses)
         losses |= recorder.losses
         images |= recorder.images
@@ -51,6 +57,7 @@ def build_run(build_run, tmp_path):
 def assert_same_run(build_run, stops, **settings):
     whole, expected = build_run(work_dir='whole', **settings)
     whole.train()
+    end_workers(whole)
     runner, losses, images = run_with_stops(build_run, stops, **settings)
     assert images == expected.images
     assert losses == expected.losses
