@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from mmlab_inline.engine import (
     ArgumentParser,
@@ -19,6 +19,8 @@ from mmlab_inline.engine import (
     check_pretrained,
     drop_pretrained,
     enable_amp,
+    find_checkpoint,
+    is_whole,
     load_config,
     prepare_load_from,
     use_safe_loading,
@@ -107,14 +109,16 @@ def main() -> None:
 def resume(cfg: Config, path: str) -> None:
     """Continue from a checkpoint, or with ``'auto'`` from the newest of the work folder."""
     if path == 'auto':
-        path = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
+        path = find_checkpoint(cfg.work_dir)
         if path is None:
             print(f'Nothing to resume in {cfg.work_dir}: a new run starts.')
             return
-    if not Path(path).is_file():
+    elif not Path(path).is_file():
         raise UserError(f'checkpoint {path} does not exist')
+    elif not is_whole(path):
+        raise UserError(f'checkpoint {path} is torn; --resume alone takes the newest whole one')
     cfg.resume = True
-    cfg.load_from = path
+    cfg.load_from = str(path)
     drop_pretrained(cfg)  # the checkpoint overwrites them
 
 
