@@ -10,10 +10,11 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import find_latest_checkpoint
 
 from mmlab_inline.engine import (
     ArgumentParser,
+    CheckedRunner,
     check_data,
     check_launcher,
     check_pretrained,
@@ -83,8 +84,9 @@ def main() -> None:
         if args.amp:
             print(enable_amp(cfg))
 
-    runner = Runner.from_cfg(cfg)
-    runner.train()
+    runner = CheckedRunner.from_cfg(cfg)
+    with exit_on_user_error():
+        runner.train()
     if runner.rank == 0:
         print_next_step(args.config, Path(runner.work_dir))
 
