@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 
 from ..utils import UserError, one_line
@@ -14,7 +15,8 @@ _IGNORED = 255
 def check_loading(dataset: object) -> None:
     """Let a dataset's transforms named ``Load...`` name the file where they fail.
 
-    Label maps of another size than their image, or with values beyond the classes, fail too.
+    Images of another size than annotated, and label maps of another size than their image or with
+    values beyond the classes, fail too.
 
     Args:
         dataset: A dataset, or a wrapper around some; changed in place.
@@ -37,6 +39,7 @@ class CheckedLoading:
 
     def __init__(self, transform: Callable, dataset: BaseDataset) -> None:
         self.transform = transform
+        self.loads_image = isinstance(transform, LoadImageFromFile)
         self.labels = None
         if hasattr(dataset, 'reduce_zero_label') and dataset.metainfo.get('classes'):
             self.labels = LabelLoading(
@@ -56,7 +59,7 @@ class CheckedLoading:
             loaded = self.transform(results)
         except Exception as error:  # each decoder has its own
             raise UserError(self._explain(results, error)) from error
-        if self.labels and loaded and self._is_wrong(loaded):
+        if loaded and self._is_wrong(loaded):
             raise UserError(self._explain(loaded, None))
         return loaded
 
@@ -64,18 +67,26 @@ class CheckedLoading:
         return repr(self.transform)
 
     def _is_wrong(self, results: dict) -> bool:
-        labels = results.get('gt_seg_map')
+        size = tuple(results['ori_shape'])
+        if self._annotated_size(results) not in (None, size):
+            return True
+        labels = results.get('gt_seg_map') if self.labels else None
         if labels is None:
             return False
-        if labels.shape != tuple(results['ori_shape']):
-            return True
-        return bool(((labels >= self.labels.num_classes) & (labels != _IGNORED)).any())
+        return labels.shape != size or bool(
+            ((labels >= self.labels.num_classes) & (labels != _IGNORED)).any()
+        )
+
+    def _annotated_size(self, results: dict) -> tuple[int, int] | None:
+        has_size = 'height' in results and 'width' in results and self.loads_image
+        return (results['height'], results['width']) if has_size else None
 
     def _explain(self, results: dict, error: Exception | None) -> str:
         findings: list[Finding] = []
-        if 'img' not in results:
+        if self.loads_image:
             loading = ImageLoading(self.transform.color_type, self.transform.imdecode_backend)
-            findings, _ = check_image(results['img_path'], loading)
+            size = self._annotated_size(results)
+            findings, _ = check_image(results['img_path'], loading, size)
         elif self.labels:
             size = tuple(results['ori_shape'])
             findings, _ = check_label_map(results['seg_map_path'], size, self.labels)

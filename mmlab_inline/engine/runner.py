@@ -1,16 +1,21 @@
 """mmengine's runner, with data that name the file where they fail."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..datasets.checked_loading import check_loading, innermost
-from ..datasets.checks import innermost_datasets
+from ..datasets.checks import check_annotations, innermost_datasets, read_annotations
+from ..datasets.checks.finding import first_fatal
+from ..datasets.checks.settings import class_names, dataset_class
 from ..utils import UserError, one_line
+
+_NO_IMAGE = 'no image is left, folder, suffix, class names or filter_cfg do not fit'
 
 
 class CheckedRunner(Runner):
@@ -50,36 +55,40 @@ class CheckedRunner(Runner):
 
 
 def _build_dataset(settings: Mapping) -> object:
-    places = [
-        dataset.get('ann_file') or dataset.get('data_root')
-        for dataset in innermost_datasets(settings)
-    ]
-    advice = 'tools/dataset/check.py CONFIG says what is wrong'
     try:
         dataset = DATASETS.build(settings)
         dataset.full_init()
+        for inner in innermost(dataset):
+            classes = inner.metainfo.get('classes') or ()
+            if len(getattr(inner, 'cat_ids', classes)) < len(classes):
+                raise ValueError('not every class is a category of the file')
+            if not len(inner):
+                raise ValueError(_NO_IMAGE)
     except Exception as error:  # whatever settings or annotations provoke
-        # mmengine cannot pack an empty list.
-        if 'at least one array' in str(error):
-            problem = (
-                'no image is left after filter_cfg: do the class names match those of the file?'
-            )
-        else:
-            problem = f'does not load ({one_line(error)});'
-        raise UserError(f'dataset {", ".join(map(str, places))}: {problem} {advice}') from error
-    for inner in innermost(dataset):
-        classes = inner.metainfo.get('classes') or ()
-        known = getattr(inner, 'cat_ids', classes)
-        if len(inner) == 0:
-            raise UserError(f'dataset {inner.ann_file or inner.data_root} has no image; {advice}')
-        if len(known) < len(classes):
-            raise UserError(
-                f'dataset {inner.ann_file}: only {len(known)} of the {len(classes)} classes of the '
-                'config are categories of the file; set metainfo=dict(classes=...) to the names in '
-                f'the file ({advice})'
-            )
+        raise UserError(
+            f'{_explain(settings, error)} (tools/dataset/check.py CONFIG says more)'
+        ) from error
     check_loading(dataset)
     return dataset
+
+
+def _explain(settings: Mapping, error: Exception) -> str:
+    """Why a dataset does not build; only then is its annotation file read a second time."""
+    scope = DefaultScope.get_current_instance()
+    places = []
+    for dataset in innermost_datasets(settings):
+        path = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
+        places.append(path or str(dict(dataset.get('data_prefix') or {})))
+        classes = class_names(dataset, dataset_class(dataset, scope and scope.scope_name))
+        if path.endswith('.json') and classes:
+            content, findings = read_annotations(path)
+            if content is not None:
+                findings = check_annotations(content, path, classes)
+            if found := first_fatal(findings):
+                return f'{found.file} {found.problem}; {found.remedy}'
+    # mmengine cannot pack an empty list.
+    empty = 'at least one array' in str(error)
+    return f'dataset {", ".join(places)} does not load: {_NO_IMAGE if empty else one_line(error)}'
 
 
 @contextmanager

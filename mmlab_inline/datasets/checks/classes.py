@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from .finding import Finding, fatal
-from .settings import dataset_class, reduces_zero, transforms
+from .settings import class_names, dataset_class, reduces_zero, transforms
 
 # Their num_classes counts something else.
 _OTHER_COUNTS = {'backbone', 'rpn_head', 'semantic_head', 'data_preprocessor'}
@@ -22,10 +22,8 @@ def check_classes(cfg: Config, dataset: Mapping) -> list[Finding]:
         dataset: Settings of one dataset of it, not of a wrapper.
     """
     findings = []
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    cls = dataset_class(cfg, dataset)
-    if classes is None:
-        classes = getattr(cls, 'METAINFO', {}).get('classes')
+    cls = dataset_class(dataset, cfg.get('default_scope'))
+    classes = class_names(dataset, cls)
     if isinstance(classes, str):
         if Path(classes).is_file():  # a file of names, one a line
             return []

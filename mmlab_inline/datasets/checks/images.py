@@ -151,10 +151,12 @@ def _read_header(path: str) -> _Header:
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # nothing is decoded here
     try:
         with Image.open(path) as image:
+            # For a PNG without EXIF before its pixels, getexif() would decode them all.
+            tags = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
             return _Header(
                 image.mode,
                 image.size,
-                image.getexif().get(_EXIF_ORIENTATION, 1),
+                tags.get(_EXIF_ORIENTATION, 1),
                 image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info,
                 image.mode[0] in 'IF' or ';16' in str(image.tile),
             )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ...utils import one_line
 from .finding import Finding, recorder
@@ -74,10 +74,11 @@ def check_label_map(
             size = pixels.shape[:2]
             channels = 1 if pixels.ndim == 2 else pixels.shape[2]
     except Exception as error:  # each decoder has its own
+        unknown = isinstance(error, UnidentifiedImageError)
         add(
             'fatal',
             'label-map-unreadable',
-            f'does not load ({one_line(error)})',
+            'is no image' if unknown else f'does not load ({one_line(error)})',
             'copy it anew from its source, or take its image out of the data',
         )
         return findings, Counter()
@@ -87,6 +88,13 @@ def check_label_map(
             'label-map-size',
             f'is {size[1]}x{size[0]}, its image {image_size[1]}x{image_size[0]} as loaded',
             'resize the label map to its image with nearest neighbour',
+        )
+    if min(size) == 1:
+        add(
+            'fatal',
+            'label-map-line',
+            f'is {size[1]}x{size[0]}: mmseg takes a side of one pixel away and fails',
+            'take its image out of the data',
         )
     if channels != 1:
         hint = "; a palette PNG needs LoadAnnotations(imdecode_backend='pillow')"

@@ -28,9 +28,9 @@ def check_paths(dataset: Mapping) -> list[Finding]:
         if not path.exists():
             # The outermost missing folder says more than the file deep inside.
             missing = [p for p in (path, *path.parents) if not p.exists()][-1]
-            remedy = _DATA_SOURCES.get(
-                dataset.get('type'), 'put the data there or correct data_root'
-            )
+            remedy = 'put the data there or correct data_root'
+            if 'metainfo' not in dataset:  # the public set's own classes
+                remedy = _DATA_SOURCES.get(dataset.get('type'), remedy)
             problem = f'{path} does not exist ({missing} is missing)'
             findings.append(fatal('data-absent', str(path), problem, remedy))
     return findings

@@ -1,9 +1,8 @@
 """What a config says about its data: datasets inside wrappers, their classes, their loading."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from mmengine.config import Config
 from mmengine.registry import DATASETS
 
 
@@ -18,17 +17,23 @@ def innermost_datasets(dataset: Mapping | None) -> Iterator[Mapping]:
         yield from innermost_datasets(child)
 
 
-def dataset_scope(cfg: Config, dataset: Mapping) -> str:
+def dataset_scope(dataset: Mapping, default: str | None) -> str:
     """The registry scope in which the dataset's type is looked up."""
-    return dataset.get('_scope_') or cfg.get('default_scope') or 'mmengine'
+    return dataset.get('_scope_') or default or 'mmengine'
 
 
-def dataset_class(cfg: Config, dataset: Mapping) -> type | None:
+def dataset_class(dataset: Mapping, default_scope: str | None) -> type | None:
     """The class that the dataset's type names, or None."""
     name = dataset.get('type')
     if not isinstance(name, str):
         return name
-    return DATASETS.get(name if '.' in name else f'{dataset_scope(cfg, dataset)}.{name}')
+    return DATASETS.get(name if '.' in name else f'{dataset_scope(dataset, default_scope)}.{name}')
+
+
+def class_names(dataset: Mapping, cls: type | None) -> Sequence[str] | None:
+    """The class names of a dataset: its own, or those of its class."""
+    own = (dataset.get('metainfo') or {}).get('classes')
+    return getattr(cls, 'METAINFO', {}).get('classes') if own is None else own
 
 
 def transforms(pipeline: object, name: str) -> Iterator[Mapping]:

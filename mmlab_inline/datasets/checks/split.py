@@ -60,7 +60,7 @@ def _check_dataset(
     fast: bool,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Finding], int]:
-    cls = dataset_class(cfg, dataset)
+    cls = dataset_class(dataset, cfg.get('default_scope'))
     loads = getattr(getattr(cls, 'load_data_list', None), '__qualname__', '')
     check = {
         'CocoDataset.load_data_list': _check_coco,
@@ -85,7 +85,7 @@ def _check_dataset(
     try:
         built = DATASETS.build(
             {
-                '_scope_': dataset_scope(cfg, dataset),
+                '_scope_': dataset_scope(dataset, cfg.get('default_scope')),
                 **dataset,
                 'pipeline': [],
                 'lazy_init': True,
@@ -151,6 +151,7 @@ def _load_as_mmdet(content: dict, built) -> tuple[list[Finding], list[tuple]]:
         api = type(built).COCOAPI()
         api.dataset = content
         api.createIndex()
+        api.img_ann_map, api.cat_img_map = api.imgToAnns, api.catToImgs  # mmdet's other names
         return api
 
     built.COCOAPI = parsed  # the file is parsed already
