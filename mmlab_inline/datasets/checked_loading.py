@@ -92,7 +92,7 @@ class CheckedLoading:
             findings, _ = check_label_map(results['seg_map_path'], size, self.labels)
         finding = first_fatal(findings)
         if finding:
-            text = f'{finding.file} {finding.problem}; {finding.remedy}'
+            text = f'{finding.file}: {finding.problem}; {finding.remedy}'
         else:
             text = f'{results["img_path"]}: its annotations do not load ({one_line(error)})'
         return f'{text} (tools/dataset/check.py CONFIG finds all such files)'

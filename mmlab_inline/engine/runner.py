@@ -3,7 +3,9 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 
+from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
@@ -64,12 +66,22 @@ def _build_dataset(settings: Mapping) -> object:
                 raise ValueError('not every class is a category of the file')
             if not len(inner):
                 raise ValueError(_NO_IMAGE)
+            if not inner.test_mode and not _has_objects(inner):
+                raise ValueError('no image has an object to learn, or all are crowds (iscrowd)')
     except Exception as error:  # whatever settings or annotations provoke
         raise UserError(
             f'{_explain(settings, error)} (tools/dataset/check.py CONFIG says more)'
         ) from error
     check_loading(dataset)
     return dataset
+
+
+def _has_objects(dataset: BaseDataset) -> bool:
+    """Whether there is an object to learn; ends at the first one."""
+    infos = map(dataset.get_data_info, range(len(dataset)))
+    # What has no instances is no detection set.
+    instances = chain.from_iterable(info.get('instances', [{}]) for info in infos)
+    return any(not instance.get('ignore_flag') for instance in instances)
 
 
 def _explain(settings: Mapping, error: Exception) -> str:
@@ -85,7 +97,7 @@ def _explain(settings: Mapping, error: Exception) -> str:
             if content is not None:
                 findings = check_annotations(content, path, classes)
             if found := first_fatal(findings):
-                return f'{found.file} {found.problem}; {found.remedy}'
+                return f'{found.file}: {found.problem}; {found.remedy}'
     # mmengine cannot pack an empty list.
     empty = 'at least one array' in str(error)
     return f'dataset {", ".join(places)} does not load: {_NO_IMAGE if empty else one_line(error)}'
