@@ -30,8 +30,8 @@ def build(path, **changes):
 
 @pytest.fixture(scope='module')
 def detector():
-    # Anchors as in the published configs: mmdet fails on a single one in the whole of a level, which
-    # an image of up to 32 pixels has that no transform has enlarged.
+    # Anchors as in the published configs: mmdet fails where a level has a single one in all, as for
+    # images of up to 32 pixels that no transform has enlarged.
     ratios = {'model.rpn_head.anchor_generator.ratios': [0.5, 1.0, 2.0]}
     return build(CONFIGS / 'demo/mask-rcnn_inline-pvt-demo_shapes.py', **ratios)
 

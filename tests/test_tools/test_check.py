@@ -54,7 +54,7 @@ def test_the_demo_data_are_good(data, run, config):
     assert code == 0
     assert '0 fatal, 0 warning, 0 note' in printed
     assert 'test: the same data as val' in printed
-    assert re.search(r'Checked 6 images in .* s, .* s per thousand images', printed)
+    assert re.search(r'Read 6 images in .* s: .* s per thousand', printed)
 
 
 def test_findings_are_printed_and_written(data, run):

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 
+from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -67,7 +68,7 @@ def main() -> int:
             raise UserError(f'--json {args.json}: {args.json.absolute().parent} is no folder')
     found: dict[Finding, list[str]] = {}
     checked: list[tuple[object, str]] = []
-    images, start = 0, time.perf_counter()
+    images, seconds = 0, 0.0
     for split in args.splits or present:
         settings = cfg[f'{split}_dataloader'].get('dataset')
         twin = next((name for other, name in checked if other == settings), None)
@@ -75,15 +76,15 @@ def main() -> int:
             print(f'{split}: the same data as {twin}')
             continue
         checked.append((settings, split))
-        findings, count = check_with_bar(cfg, split, args)
+        findings, count, reading = check_with_bar(cfg, split, args)
         print(f'{split}: {count} images')
         for finding in findings:
             found.setdefault(finding, []).append(split)
         images += count
-    seconds = time.perf_counter() - start
+        seconds += reading
     print_findings(found, args.show)
-    pace = f', {1000 * seconds / images:.1f} s per thousand images' if images else ''
-    print(f'Checked {images} images in {seconds:.1f} s{pace}.')
+    pace = f': {1000 * seconds / images:.2f} s per thousand' if images else ''
+    print(f'Read {images} images in {seconds:.1f} s{pace}.')
     if args.json:
         report = dict(
             config=args.config,
@@ -96,16 +97,28 @@ def main() -> int:
     return int(any(finding.severity == 'fatal' for finding in found))
 
 
-def check_with_bar(cfg, split: str, args: argparse.Namespace) -> tuple[list[Finding], int]:
-    """The findings of a split and the number of its images, with a progress bar on stderr."""
+def check_with_bar(
+    cfg: Config, split: str, args: argparse.Namespace
+) -> tuple[list[Finding], int, float]:
+    """Check a split with a progress bar on stderr.
+
+    Returns:
+        The findings, the number of images, and the seconds that reading them took.
+    """
     columns = BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(TextColumn(split), *columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(split, total=None)
+        seconds = start = 0.0
 
         def report(done: int, total: int) -> None:
+            nonlocal seconds, start
+            if done:
+                seconds += time.perf_counter() - start
+            start = time.perf_counter()
             bar.update(task, completed=done, total=total)
 
-        return check_split(cfg, split, args.workers, args.fast, report)
+        findings, count = check_split(cfg, split, args.workers, args.fast, report)
+    return findings, count, seconds
 
 
 def print_findings(findings: Iterable[Finding], show: int) -> None:

@@ -38,7 +38,7 @@ def check_split(
         split: ``'train'``, ``'val'`` or ``'test'``.
         workers: Processes beside this one that read images; 0 reads them here.
         fast: Read only the headers of images and label maps.
-        progress: Told the number of images done and of all images.
+        progress: Told the number of images done, from 0 on, and of all images.
 
     Returns:
         The findings, and the number of images read.
@@ -270,6 +270,8 @@ def _for_each(
                 ProcessPoolExecutor(workers, get_context('fork'), _prepare_worker)
             )
             results = pool.map(check, jobs, chunksize=_CHUNK)
+        if progress:
+            progress(0, len(jobs))
         for done, (found, counts) in enumerate(results, 1):
             findings += found
             values.update(counts)
