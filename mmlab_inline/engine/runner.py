@@ -63,11 +63,11 @@ def _build_dataset(settings: Mapping) -> object:
         for inner in innermost(dataset):
             classes = inner.metainfo.get('classes') or ()
             if len(getattr(inner, 'cat_ids', classes)) < len(classes):
-                raise ValueError('not every class is a category of the file')
+                raise UserError('not every class is a category of the file')
             if not len(inner):
-                raise ValueError(_NO_IMAGE)
+                raise UserError(_NO_IMAGE)
             if not inner.test_mode and not _has_objects(inner):
-                raise ValueError('no image has an object to learn, or all are crowds (iscrowd)')
+                raise UserError('no image has an object to learn, or all are crowds (iscrowd)')
     except Exception as error:  # whatever settings or annotations provoke
         raise UserError(
             f'{_explain(settings, error)} (tools/dataset/check.py CONFIG says more)'
@@ -98,9 +98,10 @@ def _explain(settings: Mapping, error: Exception) -> str:
                 findings = check_annotations(content, path, classes)
             if found := first_fatal(findings):
                 return f'{found.file}: {found.problem}; {found.remedy}'
-    # mmengine cannot pack an empty list.
-    empty = 'at least one array' in str(error)
-    return f'dataset {", ".join(places)} does not load: {_NO_IMAGE if empty else one_line(error)}'
+    reason = str(error) if isinstance(error, UserError) else one_line(error)
+    if 'at least one array' in reason:  # mmengine cannot pack an empty list
+        reason = _NO_IMAGE
+    return f'dataset {", ".join(places)} does not load: {reason}'
 
 
 @contextmanager
