@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 
 from ..utils import UserError, one_line
 from .checks import ImageLoading, LabelLoading, check_image, check_label_map
 from .checks.finding import Finding, first_fatal
-
-_IGNORED = 255
 
 
 def check_loading(dataset: object) -> None:
@@ -47,6 +46,7 @@ class CheckedLoading:
                 dataset.reduce_zero_label,
                 dataset.label_map,
                 getattr(transform, 'imdecode_backend', 'pillow'),
+                dataset.ignore_index,
             )
 
     def __call__(self, results: dict) -> dict | None:
@@ -67,15 +67,14 @@ class CheckedLoading:
         return repr(self.transform)
 
     def _is_wrong(self, results: dict) -> bool:
-        size = tuple(results['ori_shape'])
+        size = tuple(results.get('ori_shape', ()))
         if self._annotated_size(results) not in (None, size):
             return True
         labels = results.get('gt_seg_map') if self.labels else None
         if labels is None:
             return False
-        return labels.shape != size or bool(
-            ((labels >= self.labels.num_classes) & (labels != _IGNORED)).any()
-        )
+        beyond = labels >= self.labels.num_classes
+        return labels.shape != size or not all(map(self.labels.ignores, np.unique(labels[beyond])))
 
     def _annotated_size(self, results: dict) -> tuple[int, int] | None:
         has_size = 'height' in results and 'width' in results and self.loads_image

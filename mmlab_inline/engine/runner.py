@@ -59,15 +59,17 @@ class CheckedRunner(Runner):
 def _build_dataset(settings: Mapping) -> object:
     try:
         dataset = DATASETS.build(settings)
-        dataset.full_init()
-        for inner in innermost(dataset):
-            classes = inner.metainfo.get('classes') or ()
-            if len(getattr(inner, 'cat_ids', classes)) < len(classes):
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+        parts = [part for part in innermost(dataset) if isinstance(part, BaseDataset)]
+        for part in parts:
+            classes = part.metainfo.get('classes') or ()
+            if len(getattr(part, 'cat_ids', classes)) < len(classes):
                 raise UserError('not every class is a category of the file')
-            if not len(inner):
+            if not len(part):
                 raise UserError(_NO_IMAGE)
-            if not inner.test_mode and not _has_objects(inner):
-                raise UserError('no image has an object to learn, or all are crowds (iscrowd)')
+        if parts and not any(part.test_mode or _has_objects(part) for part in parts):
+            raise UserError('no image has an object to learn, or all are crowds (iscrowd)')
     except Exception as error:  # whatever settings or annotations provoke
         raise UserError(
             f'{_explain(settings, error)} (tools/dataset/check.py CONFIG says more)'

@@ -1189,6 +1189,16 @@ def test_good_data_give_no_findings(tmp_path, Data, fast):
     assert Data(tmp_path).check(fast=fast) == []
 
 
+def test_an_own_ignored_label_is_fine(tmp_path):
+    data = Ade(tmp_path)
+    data.save('a.png', 100 * ONE)
+    data.settings['ignore_index'] = 100
+    assert {found.severity for found in data.check()} == {'warning'}  # nothing else in that map
+    init_default_scope('mmseg')
+    settings = data.config().train_dataloader
+    assert len(list(CheckedRunner.build_dataloader(settings, seed=0))) == 3
+
+
 def test_rle_and_polygons_are_both_fine(tmp_path):
     data = Coco(tmp_path)
     rle()(data)

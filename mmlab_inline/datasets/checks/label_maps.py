@@ -25,18 +25,24 @@ class LabelLoading:
         reduce_zero_label: Whether 0 is ignored and classes count from 1.
         label_map: New number of each old one, or None.
         backend: Decoder of ``mmcv.imfrombytes``.
+        ignore_index: Ignored label beside 255.
     """
 
     num_classes: int
     reduce_zero_label: bool = False
     label_map: Mapping[int, int] | None = None
     backend: str = 'pillow'
+    ignore_index: int = _IGNORED
 
     def labels(self, value: int) -> int:
-        """The class that a value of the file becomes; 255 is ignored."""
+        """The class, or ignored label, that a value of the file becomes."""
         if self.reduce_zero_label:
             value = _IGNORED if value in (0, _IGNORED) else value - 1
         return (self.label_map or {}).get(value, value)
+
+    def ignores(self, label: int) -> bool:
+        """Whether a label, numbered as after loading, is ignored."""
+        return label in (_IGNORED, self.ignore_index)
 
 
 def check_label_map(
@@ -123,7 +129,9 @@ def _check_values(values: Counter, loading: LabelLoading, add) -> None:
         )
         return
     labels = {value: loading.labels(value) for value in values}
-    beyond = [value for value, label in labels.items() if count <= label != _IGNORED]
+    beyond = [
+        value for value, label in labels.items() if label >= count and not loading.ignores(label)
+    ]
     if beyond:
         counting = f'0..{count - 1}'
         remedy = 'add the classes, or write 255 where there is none'
@@ -137,7 +145,7 @@ def _check_values(values: Counter, loading: LabelLoading, add) -> None:
             f'has the values {_listed(beyond)}, the {count} classes have {counting}',
             remedy,
         )
-    if all(label == _IGNORED for label in labels.values()):
+    if all(map(loading.ignores, labels.values())):
         add(
             'warning',
             'label-map-ignored',
@@ -165,7 +173,7 @@ def check_label_values(values: Counter, folder: str, loading: LabelLoading) -> l
             'hold 0 and 255 only: 255 is ignored, so the second class does not exist',
             'write 1 in place of 255',
         )
-    elif all(loading.labels(value) == _IGNORED for value in present):
+    elif all(loading.ignores(loading.labels(value)) for value in present):
         add(
             'fatal',
             'label-maps-ignored',

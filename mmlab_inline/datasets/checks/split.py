@@ -231,6 +231,7 @@ def _check_segmentation(cfg, split, dataset, built, for_each) -> tuple[list[Find
         built.reduce_zero_label,
         built.label_map,
         load.get('imdecode_backend', 'pillow'),
+        built.ignore_index,
     )
     jobs = [(info['img_path'], info['seg_map_path']) for info in built.data_list]
     found, values = for_each(jobs, labels=labels)
