@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from mmlab_inline.engine import (
     ArgumentParser,
+    CheckedRunner,
     check_data,
     check_launcher,
     check_pretrained,
@@ -98,7 +98,7 @@ def main() -> None:
         if args.amp:
             print(enable_amp(cfg))
 
-    runner = Runner.from_cfg(cfg)
+    runner = CheckedRunner.from_cfg(cfg)
     with exit_on_user_error():
         prepare_load_from(runner, args.new_classes)
         runner.train()
@@ -119,7 +119,6 @@ def resume(cfg: Config, path: str) -> None:
         raise UserError(f'checkpoint {path} is torn; --resume alone takes the newest whole one')
     cfg.resume = True
     cfg.load_from = str(path)
-    drop_pretrained(cfg)  # the checkpoint overwrites them
 
 
 def enable_auto_scale_lr(cfg: Config, accumulate: int) -> None:
