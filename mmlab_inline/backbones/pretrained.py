@@ -8,8 +8,9 @@ from torch import nn
 from ..utils import load_checkpoint, unwrap_state_dict
 from .key_converters import to_own_format
 
-# Classification parts, and buffers that are computed afresh.
-_LEFT_OUT = re.compile(r'^(head|norm)\.|\b(attn_mask|relative_position_index)$')
+# Buffers in published files that are computed afresh here.
+RECOMPUTED = re.compile(r'\b(attn_mask|relative_position_index)$')
+_CLASSIFICATION = re.compile(r'^(head|norm)\.')
 _OUTPUT_NORM = re.compile(r'^norm\d\.')
 
 
@@ -41,7 +42,11 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
             if key.startswith(prefix)
         }
     state_dict = to_own_format(state_dict)
-    weights = {key: value for key, value in state_dict.items() if not _LEFT_OUT.search(key)}
+    weights = {
+        key: value
+        for key, value in state_dict.items()
+        if not (_CLASSIFICATION.match(key) or RECOMPUTED.search(key))
+    }
     own = dict(model.named_parameters())
     missing = [key for key in own if key not in weights and not _OUTPUT_NORM.match(key)]
     surplus = [key for key in weights if key not in own and not _OUTPUT_NORM.match(key)]
