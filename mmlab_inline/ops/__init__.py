@@ -12,8 +12,10 @@ from .inline_attention import (
 )
 from .local_residual import dynamic_depthwise3x3
 from .pos_embed import resize_pos_embed
+from .softmax_attention import softmax_attention
 from .windows import (
     apply_in_windows,
+    may_shift,
     padded_shape,
     relative_position_index,
     shift_mask,
@@ -30,10 +32,12 @@ __all__ = [
     'inline_attention_linear',
     'inline_attention_naive',
     'inline_attention_weights',
+    'may_shift',
     'padded_shape',
     'relative_position_index',
     'resize_pos_embed',
     'shift_mask',
+    'softmax_attention',
     'token_mean',
     'window_shift',
 ]

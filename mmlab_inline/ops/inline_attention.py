@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .exporting import is_exporting
 from .local_residual import dynamic_depthwise3x3
 
 KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -186,7 +187,7 @@ def inline_attention(
 
     Arguments and result as in :func:`inline_attention_naive`.
     """
-    fast = fast_form_is_cheaper(x.shape[1], x.shape[2], kernel)
+    fast = not is_exporting() and fast_form_is_cheaper(x.shape[1], x.shape[2], kernel)
     form = inline_attention_fast if fast else inline_attention_linear
     return form(x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel)
 

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from .exporting import is_exporting
+
 
 def resize_pos_embed(
     pos_embed: Tensor, grid_shape: tuple[int, int], hw_shape: tuple[int, int]
@@ -17,9 +19,10 @@ def resize_pos_embed(
         hw_shape: Wanted (H, W) in tokens.
 
     Returns:
-        (1, H * W, C); ``pos_embed`` itself when the shapes are equal.
+        (1, H * W, C); ``pos_embed`` itself when the shapes are equal (resized all the same in an export:
+        it changes no bit).
     """
-    if grid_shape == hw_shape:
+    if not is_exporting() and grid_shape == hw_shape:
         return pos_embed
     image = pos_embed.transpose(1, 2).unflatten(2, grid_shape)
     image = F.interpolate(image, hw_shape, mode='bilinear', align_corners=False)
