@@ -16,6 +16,7 @@ from mmlab_inline.engine.export import (
     PARTS,
     TOLERANCE,
     build_export_module,
+    check_packages,
     compare_export,
     export_program,
     load_export,
@@ -47,7 +48,9 @@ def parse_args() -> argparse.Namespace:
     by_suffix = {suffix: name for name, suffix in FORMATS.items()}
     expected = by_suffix.get(args.out.suffix)
     if expected is None or args.format not in (None, expected):
-        parser.error(f'{args.out}: the name must end in {FORMATS.get(args.format, ".onnx or .pt2")}')
+        parser.error(
+            f'{args.out}: the name must end in {FORMATS.get(args.format, ".onnx or .pt2")}'
+        )
     args.format = expected
     return args
 
@@ -56,6 +59,7 @@ def main() -> None:
     args = parse_args()
     start = time.monotonic()
     with exit_on_user_error():
+        check_packages(args.format)
         cfg = load_config(args.config, args.cfg_options)
         module, metadata = build_export_module(
             cfg, args.checkpoint, args.part, not args.no_preprocess, args.label_map
@@ -66,7 +70,12 @@ def main() -> None:
         except OSError as error:
             raise UserError(f'{args.out} cannot be written: {error.strerror}') from None
         save = save_onnx if args.format == 'onnx' else save_program
-        save(export_program(module), metadata, args.out)
+        try:
+            save(export_program(module), metadata, args.out)
+        except UserError:
+            if not args.out.stat().st_size:
+                args.out.unlink()
+            raise
         print(f'{args.out}: {args.out.stat().st_size / 1e6:.1f} MB', end='')
         print(f' after {time.monotonic() - start:.0f} s')
         print(f'input    {metadata["input"]}, {metadata["channel_order"]}, {metadata["values"]}')

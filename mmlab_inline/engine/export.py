@@ -10,6 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,21 @@ class ExportModule(nn.Module):
         return image
 
 
+def check_packages(file_format: str) -> None:
+    """Check that what exporting needs is there.
+
+    Raises:
+        UserError: PyTorch is too old, or an ONNX package is missing.
+    """
+    if not hasattr(torch.compiler, 'is_exporting'):
+        raise UserError(f'exporting needs PyTorch 2.7 or later, this is {torch.__version__}')
+    for name in ('onnx', 'onnxscript', 'onnxruntime') if file_format == 'onnx' else ():
+        try:
+            import_module(name)
+        except ImportError:
+            raise UserError(f"{name} is missing; pip install 'mmlab-inline[export]'") from None
+
+
 def build_export_module(
     cfg: Config, checkpoint: str, part: str, preprocess: bool, label_map: bool
 ) -> tuple[ExportModule, dict[str, str]]:
@@ -236,10 +252,8 @@ def export_program(module: ExportModule) -> torch.export.ExportedProgram:
     """Trace a module for any batch, height and width.
 
     Raises:
-        UserError: PyTorch is too old, or the model fixes a size.
+        UserError: The model fixes a size.
     """
-    if not hasattr(torch.compiler, 'is_exporting'):
-        raise UserError(f'exporting needs PyTorch 2.7 or later, this is {torch.__version__}')
     from torch.fx.experimental import _config
 
     batch, height, width = EXAMPLE_SHAPE
@@ -276,15 +290,10 @@ def save_onnx(
     """Write an ONNX file with named outputs, sizes and ``metadata_props``.
 
     Raises:
-        UserError: The ONNX packages are missing, or an operator has no translation.
+        UserError: An operator has no translation.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401 - torch's exporter needs it
-    except ImportError as error:
-        raise UserError(
-            f"{error.name} is missing; pip install 'mmlab-inline[export]'"
-        ) from None
+    import onnx
+
     logging.getLogger('onnxscript').setLevel(logging.ERROR)
     names = json.loads(metadata['outputs'])
     try:
@@ -307,20 +316,12 @@ def save_onnx(
 
 
 def load_export(path: Path) -> Callable[[Tensor], list[Tensor]]:
-    """A function that runs an exported file on an image (B, 3, H, W).
-
-    Raises:
-        UserError: It is an ONNX file and ONNX Runtime is missing.
-    """
+    """A function that runs an exported file on an image (B, 3, H, W)."""
     if path.suffix == FORMATS['torch']:
         module = torch.export.load(path).module()
         return lambda image: list(module(image))
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError(
-            "onnxruntime is missing; pip install 'mmlab-inline[export]'"
-        ) from None
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     return lambda image: [
         torch.from_numpy(np.asarray(out)) for out in session.run(None, {'image': image.numpy()})

@@ -29,8 +29,8 @@ def dynamic_depthwise3x3(
         bias: Added per sample and channel, (B, C).
         method: ``'sample'``: a channels-last convolution per sample; ``'group'``: one convolution
             with B * C groups; ``'shift'``: nine shifted multiplies, made of elementwise
-            operations only, for any batch size in one exported graph; ``'auto'``: the cheaper of the
-            first two, or ``'shift'`` in an export.
+            operations only, for any batch size in one graph; ``'auto'``: the cheaper of the first
+            two, in an export ``'shift'``.
 
     Returns:
         (B, N, C) in the dtype of ``x``.

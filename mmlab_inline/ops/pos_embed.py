@@ -19,8 +19,8 @@ def resize_pos_embed(
         hw_shape: Wanted (H, W) in tokens.
 
     Returns:
-        (1, H * W, C); ``pos_embed`` itself when the shapes are equal (resized all the same in an export:
-        it changes no bit).
+        (1, H * W, C); ``pos_embed`` itself when the shapes are equal. (An export resizes then too,
+        which changes no bit.)
     """
     if not is_exporting() and grid_shape == hw_shape:
         return pos_embed
