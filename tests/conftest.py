@@ -2,8 +2,10 @@
 
 import importlib
 import math
+import resource
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -61,7 +63,7 @@ def golden() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]:
 
 @pytest.fixture
 def use_form(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Forces one of the two linear forms, and makes sure afterwards that it was asked for."""
+    """Forces the linear form or a fast one, and makes sure afterwards that it was asked for."""
     # The package attribute of this name is the function.
     module = importlib.import_module('mmlab_inline.ops.inline_attention')
     calls = []
@@ -121,3 +123,19 @@ def build_narrow() -> Callable[..., nn.Module]:
         return cls(arch, **settings)
 
     return build
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager]:
+    """Within ``with full_disk(size)`` no file can grow beyond so many bytes."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

@@ -145,4 +145,4 @@ class InLinePVT(DenseBackbone):
         x = x + resize_pos_embed(pos_embed, self.pos_grids[index], hw_shape)
         for block in getattr(self, f'block{number}'):
             x = self._run_block(block, x, hw_shape)
-        return x.transpose(1, 2).unflatten(2, hw_shape)
+        return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)

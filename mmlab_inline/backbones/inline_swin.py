@@ -163,11 +163,11 @@ class InLineSwin(DenseBackbone):
         if index == 0:
             x, hw_shape = self.patch_embed(x)
         else:
-            tokens = x.flatten(2).transpose(1, 2)
+            tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
             x, hw_shape = self.layers[index - 1].downsample(tokens, x.shape[2:])
         for block in self.layers[index].blocks:
             x = self._run_block(block, x, hw_shape)
-        return x.transpose(1, 2).unflatten(2, hw_shape)
+        return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
 
     def _output(self, index: int, x: Tensor) -> Tensor:
         return channel_norm(getattr(self, f'norm{index}'), x)
