@@ -1,6 +1,5 @@
 """Shared fixtures. Helpers are fixtures too, because test folders cannot import one another."""
 
-import importlib
 import math
 import resource
 import sys
@@ -12,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from mmlab_inline.ops import dispatch
 
 DATA = Path(__file__).parent / 'data'
 
@@ -64,8 +65,6 @@ def golden() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]:
 @pytest.fixture
 def use_form(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Forces the linear form or a fast one, and makes sure afterwards that it was asked for."""
-    # The package attribute of this name is the function.
-    module = importlib.import_module('mmlab_inline.ops.inline_attention')
     calls = []
     forced = []
 
@@ -76,7 +75,7 @@ def use_form(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]
             calls.append(form)
             return form == 'fast'
 
-        monkeypatch.setattr(module, 'fast_form_is_cheaper', choose)
+        monkeypatch.setattr(dispatch, 'fast_form_is_cheaper', choose)
 
     yield force
     assert bool(calls) == bool(forced)

@@ -403,5 +403,7 @@ def _class_names(cfg: Config, checkpoint: str) -> list[str]:
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
     names = (dataset.get('metainfo') or {}).get('classes')
     if not names and dataset.get('type'):
-        names = getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
+        name = dataset['type']
+        scoped = name if '.' in name else f'{cfg.default_scope}.{name}'
+        names = getattr(DATASETS.get(scoped), 'METAINFO', {}).get('classes')
     return list(names or [])

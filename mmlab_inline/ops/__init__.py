@@ -1,10 +1,9 @@
 """Pure tensor functions; they import nothing of this package but each other."""
 
+from .dispatch import fast_form_is_cheaper, inline_attention
 from .eager import runs_eagerly_on_cpu
 from .inline_attention import (
     KERNELS,
-    fast_form_is_cheaper,
-    inline_attention,
     inline_attention_banded,
     inline_attention_fast,
     inline_attention_linear,
@@ -15,7 +14,7 @@ from .inline_attention import (
 from .inline_attention_fused import inline_attention_fused, triton_is_available
 from .local_residual import dynamic_depthwise3x3
 from .mlp import hidden_tokens_are_big, streamed_mlp
-from .pos_embed import resize_pos_embed
+from .pos_embed import ResizedPosEmbeds, resize_pos_embed
 from .softmax_attention import softmax_attention
 from .windows import (
     apply_in_windows,
@@ -29,6 +28,7 @@ from .windows import (
 
 __all__ = [
     'KERNELS',
+    'ResizedPosEmbeds',
     'apply_in_windows',
     'dynamic_depthwise3x3',
     'fast_form_is_cheaper',

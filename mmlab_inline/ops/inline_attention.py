@@ -8,7 +8,7 @@ Source: "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurI
 so rows sum to one by subtraction instead of division, which keeps the map from queries to weights
 injective. The output adds a dynamic depthwise 3x3 convolution of the values (the local residual).
 
-All have one signature; :func:`inline_attention` picks among the linear ones.
+All have one signature; :func:`.dispatch.inline_attention` picks among the linear ones.
 """
 
 from collections.abc import Callable
@@ -19,8 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .banded import apply_in_bands, centred_gram
-from .eager import runs_eagerly_on_cpu
-from .exporting import is_exporting
 from .local_residual import dynamic_depthwise3x3
 
 KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -144,10 +142,10 @@ def inline_attention_fast(
     """
     _check_identity(kernel)
     v = F.linear(x, weights[2], biases[2])
-    with _without_autocast(x):
+    with without_autocast(x):
         x_centred = x.to(x_mean.dtype) - x_mean
         gram = x_centred.mT @ x_centred / x.shape[1]
-        matrix, bias = _fold(gram, x_mean, weights, biases, num_heads)
+        matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
     local = dynamic_depthwise3x3(v, local_kernel, hw_shape, bias)
     return torch.baddbmm(local, x.to(v.dtype), matrix.to(v.dtype))
 
@@ -172,47 +170,11 @@ def inline_attention_banded(
     """
     _check_identity(kernel)
     x, gram = centred_gram(x, x_mean)
-    matrix, bias = _fold(gram, x_mean, weights, biases, num_heads)
+    matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
     return apply_in_bands(x, matrix, bias, weights[2], biases[2], local_kernel, hw_shape)
 
 
-def fast_form_is_cheaper(num_tokens: int, channels: int, kernel: str) -> bool:
-    """The rule by which :func:`inline_attention` chooses: three times as many tokens as channels.
-
-    Per sample the fast form replaces the textbook's ``2 N C d`` multiply-accumulates and its
-    per-head copies of q, k and v by ``C^3 + 2 C^2 d`` for G's products with the weights.
-    Measured on 2 cores in float32, batch 2, speed-up forward / forward and backward:
-    64 channels 0.7 / 0.9 at N = C, 1.2 / 1.0 at 3 C, 3.2 / 1.9 at 64 C; 320 channels 0.8 / 0.7
-    at 0.8 C, 1.2 / 1.1 at 3 C, 1.9 / 1.3 at 12 C; 512 channels 0.6 / 0.6 at 0.5 C, 1.1 / 1.0 at
-    2 C, 1.8 / 1.4 at 8 C.
-    """
-    return kernel == 'identity' and num_tokens >= 3 * channels
-
-
-def inline_attention(
-    x: Tensor,
-    x_mean: Tensor,
-    hw_shape: tuple[int, int],
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor, Tensor, Tensor],
-    local_kernel: Tensor,
-    num_heads: int,
-    kernel: str = 'identity',
-) -> Tensor:
-    """InLine attention by the cheapest form for these sizes, this device and dtype.
-
-    Arguments and result as in :func:`inline_attention_naive`.
-    """
-    if is_exporting() or not fast_form_is_cheaper(x.shape[1], x.shape[2], kernel):
-        form = inline_attention_linear
-    elif runs_eagerly_on_cpu(x):
-        form = inline_attention_banded
-    else:
-        form = inline_attention_fast
-    return form(x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel)
-
-
-def _fold(
+def fold_projections(
     gram: Tensor,
     x_mean: Tensor,
     weights: tuple[Tensor, Tensor, Tensor],
@@ -255,6 +217,6 @@ def _merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)  # (B, N, C)
 
 
-def _without_autocast(x: Tensor) -> AbstractContextManager:
+def without_autocast(x: Tensor) -> AbstractContextManager:
     # torch.autocast refuses the meta device, which counts and shape checks use.
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

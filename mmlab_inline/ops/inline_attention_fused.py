@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .inline_attention import _fold, _without_autocast, inline_attention_fast
+from .inline_attention import fold_projections, inline_attention_fast, without_autocast
 
 _DEVICE_TYPE = 'cuda'
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -48,8 +48,8 @@ def inline_attention_fused(
         gram = token_mean_and_gram(x)[1]
     x = x.to(_product_dtype(x))  # once for both products
     v = F.linear(x, weights[2], biases[2])
-    with _without_autocast(x):
-        matrix, bias = _fold(gram, x_mean, weights, biases, num_heads)
+    with without_autocast(x):
+        matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
     return project_and_local_residual(x, v, matrix, bias[:, None], local_kernel, hw_shape)
 
 
