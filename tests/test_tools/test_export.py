@@ -170,6 +170,7 @@ def test_sem_fpn_is_what_mmseg_predicts(written, export, session, tmp_path, asse
     assert (len(classes), classes[0]) == (150, 'wall')  # the dataset's
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_upernet_as_a_program(written, export, tmp_path):
     """Label maps by torch.export; images as small as one patch of the last stage."""
@@ -189,6 +190,7 @@ def test_upernet_as_a_program(written, export, tmp_path):
         assert (labels != logits.argmax(1)).float().mean() < 1e-3
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_mask_rcnn_up_to_its_proposals(written, export, session, tmp_path, assert_near):
     config, checkpoint, model = written('mask-rcnn')
@@ -208,6 +210,7 @@ def test_mask_rcnn_up_to_its_proposals(written, export, session, tmp_path, asser
     assert json.loads(meta['anchor_generator'])['strides'] == [4, 8, 16, 32, 64]
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_retinanet_without_preprocessing(written, export, tmp_path, assert_near):
     config, checkpoint, model = written('retinanet')
