@@ -144,25 +144,11 @@ class InLinePVT(DenseBackbone):
         names = ('patch_embed', 'pos_embed', 'block')
         return [getattr(self, f'{name}{index}') for name in names]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps of the requested stages.
-
-        Args:
-            x: Images (B, in_channels, H, W) of any size.
-
-        Returns:
-            For each stage i of ``out_indices`` (B, C_i, ceil(H / s), ceil(W / s)) with
-            s = 4 * 2 ** i, contiguous.
-        """
-        outs = []
-        for stage in range(self.out_indices[-1] + 1):
-            number = stage + 1
-            x, hw_shape = getattr(self, f'patch_embed{number}')(x)
-            pos_embed = getattr(self, f'pos_embed{number}')
-            x = x + self._resized_pos_embeds(pos_embed, self.pos_grids[stage], hw_shape)
-            for block in getattr(self, f'block{number}'):
-                x = self._run_block(block, x, hw_shape)
-            x = x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
-            if stage in self.out_indices:
-                outs.append(x.contiguous())
-        return tuple(outs)
+    def forward_stage(self, index: int, x: Tensor) -> Tensor:
+        number = index + 1
+        x, hw_shape = getattr(self, f'patch_embed{number}')(x)
+        pos_embed = getattr(self, f'pos_embed{number}')
+        x = x + self._resized_pos_embeds(pos_embed, self.pos_grids[index], hw_shape)
+        for block in getattr(self, f'block{number}'):
+            x = self._run_block(block, x, hw_shape)
+        return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .exporting import is_exporting
+
 
 def resize_pos_embed(
     pos_embed: Tensor, grid_shape: tuple[int, int], hw_shape: tuple[int, int]
@@ -20,9 +22,10 @@ def resize_pos_embed(
         hw_shape: Wanted (H, W) in tokens.
 
     Returns:
-        (1, H * W, C); ``pos_embed`` itself when the shapes are equal.
+        (1, H * W, C); ``pos_embed`` itself when the shapes are equal. (An export resizes then too,
+        which changes no bit.)
     """
-    if grid_shape == hw_shape:
+    if not is_exporting() and grid_shape == hw_shape:
         return pos_embed
     image = pos_embed.transpose(1, 2).unflatten(2, grid_shape)
     image = F.interpolate(image, hw_shape, mode='bilinear', align_corners=False)
@@ -48,8 +51,8 @@ class ResizedPosEmbeds:
     ) -> Tensor:
         """As :func:`resize_pos_embed`."""
         if (
-            grid_shape == hw_shape
-            or torch.compiler.is_compiling()
+            torch.compiler.is_compiling()  # first: a branch on a size would bake it in
+            or grid_shape == hw_shape
             or torch.jit.is_tracing()
             or torch.is_grad_enabled()
             or pos_embed.is_inference()  # counts no versions
