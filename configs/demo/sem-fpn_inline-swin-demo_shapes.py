@@ -51,13 +51,13 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# 1800 iterations * 8 / 1200 images = 12 epochs.
-train_cfg = dict(max_iters=1800, val_interval=1800)
+# 1500 iterations * 8 / 1200 images = 10 epochs.
+train_cfg = dict(max_iters=1500, val_interval=1500)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
-    dict(type='PolyLR', eta_min=0.0, power=0.9, begin=50, end=1800, by_epoch=False),
+    dict(type='PolyLR', eta_min=0.0, power=0.9, begin=50, end=1500, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0))
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=1800, max_keep_ckpts=1, save_best=None)
+    logger=dict(interval=10), checkpoint=dict(interval=1500, max_keep_ckpts=1, save_best=None)
 )
