@@ -26,10 +26,16 @@ _convolution_backward = torch.ops.aten.convolution_backward
 class _CentredGram(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, x_mean: Tensor) -> tuple[Tensor, Tensor]:
-        gram = x.new_zeros(x.shape[0], x.shape[2], x.shape[2])
+        channels = x.shape[2]
+        gram = x.new_zeros(x.shape[0], channels, channels)
+        left, right = slice(channels // 2), slice(channels // 2, channels)
         for sample, chunk in _chunks(x):
             centred = x[sample, chunk] - x_mean[sample]
-            gram[sample].addmm_(centred.t(), centred, alpha=1 / x.shape[1])
+            # Three quarters of a symmetric matrix are enough.
+            for rows, columns in ((left, left), (left, right), (right, right)):
+                block = gram[sample, rows, columns]
+                block.addmm_(centred[:, rows].t(), centred[:, columns], alpha=1 / x.shape[1])
+        gram[:, right, left] = gram[:, left, right].mT
         ctx.save_for_backward(x, x_mean)
         return x, gram
 
