@@ -35,7 +35,7 @@ def check_data(cfg: Config, *splits: str) -> None:
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
-        for dataset in _datasets(loader.get('dataset')):
+        for dataset in innermost_datasets(loader.get('dataset')):
             for path in _dataset_paths(dataset):
                 if not path.exists():
                     # The outermost missing folder says more than the file deep inside.
@@ -84,23 +84,28 @@ def check_pretrained(cfg: Config) -> None:
         raise UserError(f'{path} does not exist: {source}, or add --from-scratch')
 
 
-def load_weights(model: nn.Module, path: str) -> None:
+def load_weights(model: nn.Module, path: str) -> dict:
     """Load a checkpoint of exactly this model.
+
+    Returns:
+        What the checkpoint says about itself (``meta``); empty where it says nothing.
 
     Raises:
         UserError: The file is missing, unreadable, or of another model.
     """
     try:
-        state_dict = unwrap_state_dict(load_checkpoint(path))
+        checkpoint = load_checkpoint(path)
+        state_dict = unwrap_state_dict(checkpoint)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None
     difference = compare_state_dict(model.state_dict(), state_dict)
     if difference:
         raise UserError(f'checkpoint {path} is of another model: {difference}')
     model.load_state_dict(state_dict)
+    return checkpoint.get('meta') or {}
 
 
-def _datasets(dataset: Mapping | None) -> Iterator[Mapping]:
+def innermost_datasets(dataset: Mapping | None) -> Iterator[Mapping]:
     """The innermost datasets, out of wrappers such as RepeatDataset and ConcatDataset."""
     if not dataset:
         return
@@ -108,7 +113,7 @@ def _datasets(dataset: Mapping | None) -> Iterator[Mapping]:
     if not inner:
         yield dataset
     for child in inner:
-        yield from _datasets(child)
+        yield from innermost_datasets(child)
 
 
 def _dataset_paths(dataset: Mapping) -> Iterator[Path]:
