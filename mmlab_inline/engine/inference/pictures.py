@@ -1,7 +1,7 @@
 """Predictions drawn over their images: one colour per class, everywhere."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -13,7 +13,9 @@ from .predictions import Instances, Prediction
 
 # Smaller images are enlarged to this, or their labels would cover them.
 MIN_SIDE = 480
-_OPACITY = 0.45
+_OPACITY = 0.5
+# Parts of a label map below this share of the image get no text of their own.
+_TINY = 0.004
 _FONT = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')
 
 
@@ -68,7 +70,7 @@ class Painter:
         return self._draw_label_map(_enlarge(picture, scale), _enlarge(prediction, scale))
 
     def _draw_instances(self, picture: np.ndarray, found: Instances, scale: int) -> np.ndarray:
-        width = 1 + max(picture.shape[:2]) // 700
+        width = 2 + max(picture.shape[:2]) // 700
         order = np.argsort(found.scores, kind='stable')  # the surest lie on top
         for index in order if found.masks is not None else ():
             colour = self.palette[found.labels[index]]
@@ -76,71 +78,91 @@ class Painter:
             pixels = _enlarge(mask.pixels.astype(np.uint8), scale)
             left, top = mask.left * scale, mask.top * scale
             part = picture[top : top + pixels.shape[0], left : left + pixels.shape[1]]
-            _tint(part, pixels > 0, colour)
+            part[pixels > 0] = _tinted(part[pixels > 0], colour)
             outlines, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-            cv2.drawContours(
-                picture, outlines, -1, colour.tolist(), width, cv2.LINE_AA, offset=(left, top)
-            )
+            cv2.drawContours(picture, outlines, -1, colour.tolist(), width, offset=(left, top))
         for index in order:
             box = (found.boxes[index] * scale).round().astype(int).tolist()
             colour = self.palette[found.labels[index]].tolist()
             cv2.rectangle(picture, box[:2], box[2:], colour, width)
-        drawing = Image.fromarray(picture)
-        for index in order:
+        texts = _Texts(picture)
+        for index in order[::-1]:
             label = found.labels[index]
             text = f'{self.classes[label]} {found.scores[index]:.2f}'
-            left, top = found.boxes[index, :2] * scale
-            self._write(drawing, text, label, (left, top), centred=False)
-        return np.asarray(drawing)
+            left, top, _, bottom = found.boxes[index] * scale
+            # Above the box, or where there is room: inside, below.
+            places = [(left, top - texts.height), (left, top), (left, bottom)]
+            texts.write(text, places, self.palette[label])
+        return texts.picture()
 
     def _draw_label_map(self, picture: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-        present = np.unique(label_map)
-        colours = self.palette[label_map]
-        picture[:] = ((1 - _OPACITY) * picture + _OPACITY * colours).round().astype(np.uint8)
-        drawing = Image.fromarray(picture)
-        for label in present:
-            place = _innermost(label_map == label)
-            self._write(drawing, self.classes[label], label, place, centred=True)
-        return np.asarray(drawing)
+        picture[:] = _tinted(picture, self.palette[label_map])
+        border = np.zeros(label_map.shape, bool)
+        border[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
+        border[1:] |= label_map[1:] != label_map[:-1]
+        picture[border] = 255
+        texts = _Texts(picture)
+        for label in np.unique(label_map):
+            for x, y in _places(label_map == label):
+                name = self.classes[label]
+                place = (x - texts.width(name) / 2, y - texts.height / 2)
+                texts.write(name, [place], self.palette[label])
+        return texts.picture()
 
-    def _write(
-        self,
-        drawing: Image.Image,
-        text: str,
-        label: int,
-        place: tuple[float, float],
-        centred: bool,
-    ) -> None:
-        """Write on a ground of the class's colour; above ``place``, or around it if centred."""
-        colour = self.palette[label]
-        size = min(28, max(13, max(drawing.size) // 60))
-        font = ImageFont.truetype(str(_FONT), size)
-        pen = ImageDraw.Draw(drawing)
-        _, _, width, height = pen.textbbox((0, 0), text, font=font)
-        width, height = int(width) + 6, int(height) + 4
-        x, y = place
-        if centred:
-            x, y = x - width / 2, y - height / 2
-        else:
-            y = y - height if y >= height else y
-        x = int(min(max(x, 0), max(drawing.width - width, 0)))
-        y = int(min(max(y, 0), max(drawing.height - height, 0)))
-        pen.rectangle((x, y, x + width, y + height), fill=tuple(colour.tolist()))
-        bright = colour @ (0.299, 0.587, 0.114) > 140
-        pen.text((x + 3, y + 1), text, fill='black' if bright else 'white', font=font)
+
+class _Texts:
+    """Writes on a picture, each text on a ground of its colour and beside the others."""
+
+    def __init__(self, picture: np.ndarray) -> None:
+        self._image = Image.fromarray(picture)
+        self._pen = ImageDraw.Draw(self._image)
+        size = min(28, max(13, max(self._image.size) // 60))
+        self._font = ImageFont.truetype(str(_FONT), size)
+        self._taken = np.zeros((0, 4))
+        self.height = size + 7
+
+    def picture(self) -> np.ndarray:
+        return np.asarray(self._image)
+
+    def width(self, text: str) -> int:
+        return int(self._font.getlength(text)) + 7
+
+    def write(self, text: str, places: Sequence[tuple[float, float]], colour: np.ndarray) -> None:
+        """Write at the first of the places (left, top) that is free, or at the first of all."""
+        width, height = self.width(text), self.height
+        limits = np.maximum(np.array(self._image.size) - (width, height), 0)
+        spots = [np.clip(place, 0, limits).astype(int) for place in places]
+        x, y = next((spot for spot in spots if self._is_free(*spot, width)), spots[0]).tolist()
+        self._taken = np.vstack([self._taken, (x, y, x + width, y + height)])
+        box = (x, y, x + width - 1, y + height - 1)
+        self._pen.rectangle(box, fill=tuple(colour.tolist()))
+        ink = 'black' if colour @ (0.299, 0.587, 0.114) > 140 else 'white'
+        self._pen.text((x + 3, y + height // 2), text, fill=ink, font=self._font, anchor='lm')
+
+    def _is_free(self, x: int, y: int, width: int) -> bool:
+        left, top, right, bottom = self._taken.T
+        beside = (left >= x + width) | (right <= x) | (top >= y + self.height) | (bottom <= y)
+        return bool(beside.all())
 
 
 def _enlarge(array: np.ndarray, scale: int) -> np.ndarray:
     return array if scale == 1 else array.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def _tint(part: np.ndarray, mask: np.ndarray, colour: np.ndarray) -> None:
-    part[mask] = ((1 - _OPACITY) * part[mask] + _OPACITY * colour).round()
+def _tinted(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    return ((1 - _OPACITY) * pixels + _OPACITY * colours).round().astype(np.uint8)
 
 
-def _innermost(mask: np.ndarray) -> tuple[float, float]:
-    """(x, y) of the pixel that lies deepest inside; the image's border counts as an edge."""
-    padded = np.pad(mask.astype(np.uint8), 1)
-    depths = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    y, x = np.unravel_index(depths.argmax(), depths.shape)
-    return float(x), float(y)
+def _places(mask: np.ndarray) -> Iterator[tuple[int, int]]:
+    """(x, y) of the innermost pixel of the largest connected part, and of all that are not tiny."""
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    order = np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind='stable') + 1
+    for rank, part in enumerate(order):
+        left, top, width, height, area = stats[part]
+        if rank and area < _TINY * mask.size:
+            break
+        inside = parts[top : top + height, left : left + width] == part
+        # The picture's border counts as an edge.
+        depths = cv2.distanceTransform(np.pad(inside.astype(np.uint8), 1), cv2.DIST_L2, 3)
+        y, x = np.unravel_index(depths.argmax(), depths.shape)
+        yield int(left + x - 1), int(top + y - 1)
