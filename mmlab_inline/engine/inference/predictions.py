@@ -40,7 +40,7 @@ class MaskCrop:
         rest = (width - self.left - crop_width) * height
         if len(runs) % 2:
             runs[-1] += rest
-        else:
+        elif rest:
             runs = np.append(runs, rest)
         size = [height, width]
         code = coco_mask.frPyObjects({'size': size, 'counts': runs.tolist()}, height, width)
