@@ -16,6 +16,7 @@ from mmlab_inline.utils import UserError
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
+import cv2
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
@@ -32,6 +33,7 @@ from mmlab_inline.engine.inference import (
     merge_instances,
     tile_corners,
 )
+from mmlab_inline.engine.inference.predictor import _category_ids
 
 ROOT = Path(__file__).parents[2]
 DEMO = {
@@ -286,6 +288,50 @@ def test_every_object_that_fits_is_found_once(number):
         )
 
 
+def test_tiled_objects_are_those_of_the_whole_image(build):
+    """The whole way with a detector of bright blobs in place of the model, on drawn shapes."""
+    from mmdet.structures import DetDataSample
+    from mmengine.structures import InstanceData
+
+    image = np.zeros((300, 400, 3), np.uint8)
+    for index in range(12):
+        mask = draw_image(0, 'val', index, 64).masks[0]
+        y, x = 100 * (index // 4) + 5 * (index % 3), 100 * (index % 4) + 7 * (index % 5)
+        image[y : y + 64, x : x + 64][mask] = 255
+
+    def find_blobs(data):
+        samples = []
+        for tile in data['inputs']:
+            _, parts = cv2.connectedComponents((tile[0].numpy() > 0).astype(np.uint8))
+            masks = torch.stack([torch.from_numpy(parts == i) for i in range(parts.max() + 1)])[1:]
+            crops = [MaskCrop.of(mask.numpy()) for mask in masks]
+            ends = [(c.left + c.pixels.shape[1], c.top + c.pixels.shape[0]) for c in crops]
+            boxes = [(c.left, c.top, *end) for c, end in zip(crops, ends, strict=True)]
+            found = InstanceData(
+                bboxes=torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+                scores=torch.tensor([0.9 - 1e-4 * mask.sum() / 64 for mask in masks]),
+                labels=torch.zeros(len(masks), dtype=torch.int64),
+                masks=masks,
+            )
+            samples.append(DetDataSample(pred_instances=found))
+        return samples
+
+    def predict(pixels, **settings):
+        cfg = load_config(str(DEMO['mmdet']))
+        cfg.test_dataloader.dataset.pipeline.pop(1)  # the resize
+        predictor = build('mmdet', cfg, **settings)
+        predictor.model.test_step = find_blobs
+        [(_, found)] = predictor([Frame(1, 'a', 'a.png', pixels, Source(Path('a.png'), 'a'))])
+        codes = [mask.rle(300, 400)['counts'] for mask in found.masks]
+        return sorted(zip(found.boxes.tolist(), codes, strict=True))
+
+    whole = predict(image)
+    assert len(whole) >= 12
+    for batch_size in (1, 4):
+        assert predict(image, tile=160, overlap=75, batch_size=batch_size) == whole
+    assert not predict(image * 0, tile=160, overlap=75)
+
+
 def test_other_classes_and_far_objects_stay():
     def one(box, label):
         return Instances(
@@ -350,6 +396,23 @@ def test_category_ids_are_those_of_the_annotations(build, tmp_path):
     dataset = cfg.test_dataloader.dataset
     dataset.data_root, dataset.ann_file = str(tmp_path), 'data.json'
     assert build('mmdet', cfg).category_ids == [9, 4, 7]
+
+
+def test_category_ids_of_coco(tmp_path):
+    from mmdet.datasets import CocoDataset
+
+    dataset = dict(type='CocoDataset', data_root=str(tmp_path), ann_file='absent.json')
+    names = CocoDataset.METAINFO['classes']
+    ids = dict(zip(names, _category_ids(dataset, names), strict=True))
+    expected = {'person': 1, 'fire hydrant': 11, 'stop sign': 13, 'chair': 62, 'toothbrush': 90}
+    assert {name: ids[name] for name in expected} == expected
+
+
+def test_unnamed_classes_are_an_error(build):
+    cfg = load_config(str(DEMO['mmseg']))
+    cfg.test_dataloader.dataset.metainfo = dict(classes=('ground', 'circle'), palette=[[0] * 3] * 2)
+    with pytest.raises(UserError, match='4 classes, but only 2 have a name'):
+        build('mmseg', cfg)
 
 
 def test_colours_are_one_per_class():
