@@ -78,7 +78,8 @@ class Painter:
             pixels = _enlarge(mask.pixels.astype(np.uint8), scale)
             left, top = mask.left * scale, mask.top * scale
             part = picture[top : top + pixels.shape[0], left : left + pixels.shape[1]]
-            part[pixels > 0] = _tinted(part[pixels > 0], colour)
+            if pixels.size:
+                part[pixels > 0] = _tinted(part, np.full_like(part, colour))[pixels > 0]
             outlines, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
             cv2.drawContours(picture, outlines, -1, colour.tolist(), width, offset=(left, top))
         for index in order:
@@ -96,7 +97,7 @@ class Painter:
         return texts.picture()
 
     def _draw_label_map(self, picture: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-        picture[:] = _tinted(picture, self.palette[label_map])
+        picture = _tinted(picture, self.palette[label_map])
         border = np.zeros(label_map.shape, bool)
         border[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
         border[1:] |= label_map[1:] != label_map[:-1]
@@ -150,7 +151,7 @@ def _enlarge(array: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _tinted(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    return ((1 - _OPACITY) * pixels + _OPACITY * colours).round().astype(np.uint8)
+    return cv2.addWeighted(pixels, 1 - _OPACITY, colours, _OPACITY, 0)  # without floats
 
 
 def _places(mask: np.ndarray) -> Iterator[tuple[int, int]]:

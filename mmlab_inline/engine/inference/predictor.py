@@ -68,12 +68,13 @@ class Predictor:
         self.is_segmentor = scope == 'mmseg'
         self.batch_size, self.score_thr = batch_size, score_thr
         self.tile, self.overlap = tile, overlap
+        torch_device = _checked_device(device)
         cfg = deepcopy(cfg)
         drop_pretrained(cfg)
         init_default_scope(scope)
         model = revert_sync_batchnorm(MODELS.build(cfg.model))
         meta = load_weights(model, checkpoint).get('dataset_meta') or {}
-        self.model = model.to(_checked_device(device)).eval()
+        self.model = model.to(torch_device).eval()
 
         datasets = list(innermost_datasets((cfg.get('test_dataloader') or {}).get('dataset')))
         if not datasets:

@@ -106,7 +106,7 @@ class LabelMapMerger:
         self.top = 0
         self.sums: Tensor | None = None
         self.counts = torch.zeros(tile_height, width)
-        self.label_map = torch.zeros(height, width, dtype=torch.int32)
+        self.label_map = torch.zeros(height, width, dtype=torch.int16)
 
     def add(self, top: int, left: int, logits: Tensor) -> None:
         """Add a tile; tiles come row by row from the top.
