@@ -7,12 +7,16 @@ also makes ``_base_ = 'mmlab_inline::...'`` resolve.
 """
 
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import Registry
 
 MODELS = Registry(
     'model', scope='mmlab_inline', parent=ROOT_MODELS, locations=['mmlab_inline.backbones']
 )
+HOOKS = Registry('hook', scope='mmlab_inline', parent=ROOT_HOOKS, locations=['mmlab_inline.engine'])
+LOOPS = Registry('loop', scope='mmlab_inline', parent=ROOT_LOOPS, locations=['mmlab_inline.engine'])
 
 # mmengine knows the packages whose configs may be inherited by a list of its own.
 MODULE2PACKAGE.setdefault('mmlab_inline', 'mmlab_inline')

@@ -237,7 +237,8 @@ def test_optimizer(recipe):
 def test_detection_schedule(recipe):
     cfg = plain(parsed(recipe.path).to_dict())
     epochs, milestones = {'1x': (12, [8, 11]), '3x': (36, [27, 33])}[recipe.schedule]
-    assert cfg['train_cfg'] == dict(type='EpochBasedTrainLoop', max_epochs=epochs, val_interval=1)
+    loop = 'mmlab_inline.ResumableEpochBasedTrainLoop'
+    assert cfg['train_cfg'] == dict(type=loop, max_epochs=epochs, val_interval=1)
     warm_up, steps = cfg['param_scheduler']
     assert warm_up == dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500)
     assert steps == dict(
@@ -249,7 +250,7 @@ def test_detection_schedule(recipe):
 def test_segmentation_schedule(recipe):
     cfg = parsed(recipe.path)
     iterations = {'40k': 40000, '160k': 160000}[recipe.schedule]
-    assert cfg.train_cfg.type == 'IterBasedTrainLoop'
+    assert cfg.train_cfg.type == 'mmlab_inline.ResumableIterBasedTrainLoop'
     assert cfg.train_cfg.max_iters == iterations
     assert cfg.default_hooks.checkpoint.interval == cfg.train_cfg.val_interval == iterations // 10
     *warm_up, decay = cfg.param_scheduler
@@ -334,6 +335,15 @@ def test_segmentation_augmentation(recipe):
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         (labels,) = (t for t in loader.dataset.pipeline if t.type == 'LoadAnnotations')
         assert labels.reduce_zero_label
+
+
+@pytest.mark.parametrize('path', [*(recipe.path for recipe in RECIPES), *DEMO])
+def test_runs_survive(path):
+    hooks = plain(parsed(path).default_hooks.to_dict())
+    assert hooks['checkpoint']['type'] == 'mmlab_inline.AtomicCheckpointHook'
+    assert hooks['termination'] == dict(type='mmlab_inline.TerminationHook')
+    stop = dict(type='mmlab_inline.NonFiniteLossHook', on_non_finite='stop')
+    assert hooks['non_finite_loss'] == stop
 
 
 @each(RECIPES)

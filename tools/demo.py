@@ -34,7 +34,7 @@ matplotlib.use('Agg')
 ROOT = Path(__file__).resolve().parent.parent
 # Relative, as in the demo configs: everything lands below the folder the demo is started in.
 FOLDER = Path('work_dirs/demo')
-CLASSES = ('circle', 'star', 'cross')
+CLASSES = ('circle', 'ring', 'cross')
 
 
 @dataclass(frozen=True)

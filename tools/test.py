@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.runner import Runner
 
 from mmlab_inline.engine import (
     ArgumentParser,
+    CheckedRunner,
     check_data,
     check_launcher,
     drop_pretrained,
@@ -57,10 +57,10 @@ def main() -> None:
         if args.show_dir:
             save_pictures(cfg, args.show_dir)
 
-        runner = Runner.from_cfg(cfg)
+        runner = CheckedRunner.from_cfg(cfg)
         model = getattr(runner.model, 'module', runner.model)
         load_weights(model, args.checkpoint)
-    metrics = runner.test()
+        metrics = runner.test()
     if runner.rank == 0:
         path = Path(runner.work_dir, 'metrics.json')
         path.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1))

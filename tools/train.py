@@ -10,15 +10,17 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmlab_inline.engine import (
     ArgumentParser,
+    CheckedRunner,
     check_data,
     check_launcher,
     check_pretrained,
     drop_pretrained,
     enable_amp,
+    find_checkpoint,
+    is_whole,
     load_config,
     prepare_load_from,
     use_safe_loading,
@@ -96,7 +98,7 @@ def main() -> None:
         if args.amp:
             print(enable_amp(cfg))
 
-    runner = Runner.from_cfg(cfg)
+    runner = CheckedRunner.from_cfg(cfg)
     with exit_on_user_error():
         prepare_load_from(runner, args.new_classes)
         runner.train()
@@ -107,15 +109,16 @@ def main() -> None:
 def resume(cfg: Config, path: str) -> None:
     """Continue from a checkpoint, or with ``'auto'`` from the newest of the work folder."""
     if path == 'auto':
-        path = find_latest_checkpoint(cfg.work_dir) if Path(cfg.work_dir).is_dir() else None
+        path = find_checkpoint(cfg.work_dir)
         if path is None:
             print(f'Nothing to resume in {cfg.work_dir}: a new run starts.')
             return
-    if not Path(path).is_file():
+    elif not Path(path).is_file():
         raise UserError(f'checkpoint {path} does not exist')
+    elif not is_whole(path):
+        raise UserError(f'checkpoint {path} is torn; --resume alone takes the newest whole one')
     cfg.resume = True
-    cfg.load_from = path
-    drop_pretrained(cfg)  # the checkpoint overwrites them
+    cfg.load_from = str(path)
 
 
 def enable_auto_scale_lr(cfg: Config, accumulate: int) -> None:

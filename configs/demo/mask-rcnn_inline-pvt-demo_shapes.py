@@ -2,7 +2,7 @@
 _base_ = '../detection/inline_pvt/mask-rcnn_inline-pvt-t_fpn_1x_coco.py'
 
 data_root = 'work_dirs/demo/data/coco/'
-classes = ('circle', 'star', 'cross')
+classes = ('circle', 'ring', 'cross')
 image_size = (160, 160)
 
 model = dict(

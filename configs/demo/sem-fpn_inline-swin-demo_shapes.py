@@ -2,7 +2,7 @@
 _base_ = '../segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py'
 
 data_root = 'work_dirs/demo/data/ade/ADEChallengeData2016'
-classes = ('background', 'circle', 'star', 'cross')
+classes = ('background', 'circle', 'ring', 'cross')
 
 model = dict(
     data_preprocessor=dict(size=(160, 160)),

@@ -62,6 +62,39 @@ class DenseBackbone(BaseModule):
         """Modules and parameters of stage ``index``, counted from 1; 0 is the stem."""
         raise NotImplementedError
 
+    def forward_stage(self, index: int, x: Tensor) -> Tensor:
+        """Run one stage, the patch embedding or merging before it included.
+
+        Args:
+            index: The stage, from 0.
+            x: Map of the stage before; images (B, in_channels, H, W) for the first.
+
+        Returns:
+            (B, C_i, H_i, W_i), a view of the tokens (B, N, C_i), before any output norm.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the requested stages.
+
+        Args:
+            x: Images (B, in_channels, H, W) of any size.
+
+        Returns:
+            For each stage i of ``out_indices`` (B, C_i, ceil(H / s), ceil(W / s)) with
+            s = 4 * 2 ** i, contiguous.
+        """
+        outs = []
+        for stage in range(self.out_indices[-1] + 1):
+            x = self.forward_stage(stage, x)
+            if stage in self.out_indices:
+                outs.append(self._output(stage, x).contiguous())
+        return tuple(outs)
+
+    def _output(self, index: int, x: Tensor) -> Tensor:
+        """What becomes of a stage's map on its way out."""
+        return x
+
     def unused_modules(self) -> list[nn.Module | nn.Parameter]:
         """What no output depends on: the stages after the last requested one."""
         later = range(self.out_indices[-1] + 2, self.num_stages + 1)

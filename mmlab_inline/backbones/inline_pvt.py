@@ -13,7 +13,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from ..layers import MixerContext, PatchEmbed
-from ..ops import resize_pos_embed
+from ..ops import ResizedPosEmbeds
 from ..registry import register_backbone
 from .base import (
     AttentionSpec,
@@ -103,6 +103,7 @@ class InLinePVT(DenseBackbone):
             tuple(side // stride for side in pretrain_img_size)
             for stride in accumulate(PATCH_SIZES, int.__mul__)
         ]
+        self._resized_pos_embeds = ResizedPosEmbeds()
         for stage in range(len(dims)):
             heads = settings['num_heads'][stage]
             blocks = []
@@ -132,31 +133,22 @@ class InLinePVT(DenseBackbone):
         self.apply(init_linear_and_norm)
         self._freeze_stages()
 
+    def train(self, mode: bool = True) -> 'InLinePVT':
+        # Weights may have been swapped through .data, as averaging hooks do around an evaluation.
+        self._resized_pos_embeds.clear()
+        return super().train(mode)
+
     def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         if index == 0:
             return [self.patch_embed1, self.pos_embed1]
         names = ('patch_embed', 'pos_embed', 'block')
         return [getattr(self, f'{name}{index}') for name in names]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps of the requested stages.
-
-        Args:
-            x: Images (B, in_channels, H, W) of any size.
-
-        Returns:
-            For each stage i of ``out_indices`` (B, C_i, ceil(H / s), ceil(W / s)) with
-            s = 4 * 2 ** i, contiguous.
-        """
-        outs = []
-        for stage in range(self.out_indices[-1] + 1):
-            number = stage + 1
-            x, hw_shape = getattr(self, f'patch_embed{number}')(x)
-            pos_embed = getattr(self, f'pos_embed{number}')
-            x = x + resize_pos_embed(pos_embed, self.pos_grids[stage], hw_shape)
-            for block in getattr(self, f'block{number}'):
-                x = self._run_block(block, x, hw_shape)
-            x = x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
-            if stage in self.out_indices:
-                outs.append(x.contiguous())
-        return tuple(outs)
+    def forward_stage(self, index: int, x: Tensor) -> Tensor:
+        number = index + 1
+        x, hw_shape = getattr(self, f'patch_embed{number}')(x)
+        pos_embed = getattr(self, f'pos_embed{number}')
+        x = x + self._resized_pos_embeds(pos_embed, self.pos_grids[index], hw_shape)
+        for block in getattr(self, f'block{number}'):
+            x = self._run_block(block, x, hw_shape)
+        return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)

@@ -159,25 +159,20 @@ class InLineSwin(DenseBackbone):
         downsample = self.layers[self.out_indices[-1]].downsample
         return [*super().unused_modules(), *([downsample] if downsample is not None else [])]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps of the requested stages.
+    def forward_stage(self, index: int, x: Tensor) -> Tensor:
+        if index == 0:
+            x, hw_shape = self.patch_embed(x)
+        else:
+            tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
+            x, hw_shape = self.layers[index - 1].downsample(tokens, x.shape[2:])
+        for block in self.layers[index].blocks:
+            x = self._run_block(block, x, hw_shape)
+        return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
 
-        Args:
-            x: Images (B, in_channels, H, W) of any size.
+    def _output(self, index: int, x: Tensor) -> Tensor:
+        return channel_norm(getattr(self, f'norm{index}'), x)
 
-        Returns:
-            For each stage i of ``out_indices`` (B, C_i, ceil(H / s), ceil(W / s)) with
-            s = 4 * 2 ** i, contiguous.
-        """
-        outs = []
-        x, hw_shape = self.patch_embed(x)
-        last = self.out_indices[-1]
-        for stage, layer in enumerate(self.layers[: last + 1]):
-            for block in layer.blocks:
-                x = self._run_block(block, x, hw_shape)
-            if stage in self.out_indices:
-                out = getattr(self, f'norm{stage}')(x)
-                outs.append(out.unflatten(1, hw_shape).permute(0, 3, 1, 2).contiguous())
-            if stage < last:
-                x, hw_shape = layer.downsample(x, hw_shape)
-        return tuple(outs)
+
+def channel_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalise the channels of a map (B, C, H, W)."""
+    return norm(x.movedim(1, -1)).movedim(-1, 1)

@@ -15,8 +15,9 @@ from ..utils import (
 )
 from .key_converters import to_own_format
 
-# Classification parts, and buffers that are computed afresh.
-_LEFT_OUT = re.compile(r'^(head|norm)\.|\b(attn_mask|relative_position_index)$')
+# Buffers in published files that are computed afresh here.
+RECOMPUTED = re.compile(r'\b(attn_mask|relative_position_index)$')
+_LEFT_OUT = re.compile(rf'^(head|norm)\.|{RECOMPUTED.pattern}')
 _OUTPUT_NORM = re.compile(r'^norm\d\.')
 
 

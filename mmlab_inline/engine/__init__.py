@@ -1,20 +1,34 @@
-"""What a run needs beyond mmengine: checked configs and checkpoints, mixed precision on CPU."""
+"""What a run needs beyond mmengine: checked configs, exact resuming, mixed precision on CPU."""
 
 from .amp import enable_amp
+from .checkpoint_hook import AtomicCheckpointHook
 from .cli import ArgumentParser
 from .config import check_options, drop_pretrained, load_config
 from .load_from import prepare_load_from
+from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_launcher, check_pretrained, load_weights
+from .resume import find_checkpoint, is_whole
+from .runner import CheckedRunner
 from .safe_loading import use_safe_loading
+from .termination_hook import TerminationHook
+from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
 
 __all__ = [
     'ArgumentParser',
+    'AtomicCheckpointHook',
+    'CheckedRunner',
+    'NonFiniteLossHook',
+    'ResumableEpochBasedTrainLoop',
+    'ResumableIterBasedTrainLoop',
+    'TerminationHook',
     'check_data',
     'check_launcher',
     'check_options',
     'check_pretrained',
     'drop_pretrained',
     'enable_amp',
+    'find_checkpoint',
+    'is_whole',
     'load_config',
     'load_weights',
     'prepare_load_from',

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -316,8 +316,10 @@ def _run_backbone(model: nn.Module, image: Tensor) -> object:
 def _check_all_ran(model: nn.Module, counter: _Counter) -> None:
     for name, _ in model.named_parameters():
         owner = _parent(name)
-        # Some modules, such as attentions, compute with their children's weights themselves.
-        used_above = _parent(owner) in counter.costs
+        # Some modules, such as attentions, compute with the weights of what is below them.
+        used_above = _parent(owner) in counter.costs or any(
+            type(model.get_submodule(above)) in MIXER_RULES for above in _ancestors(owner)
+        )
         if not (owner in counter.entered or used_above or owner.startswith('auxiliary_head')):
             raise UserError(f'cannot count this model: {owner} was not run')
 
@@ -328,3 +330,8 @@ def _image(shape: tuple[int, int]) -> Tensor:
 
 def _parent(name: str) -> str:
     return name.rpartition('.')[0]
+
+
+def _ancestors(name: str) -> Iterator[str]:
+    while name := _parent(name):
+        yield name

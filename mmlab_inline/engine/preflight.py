@@ -1,51 +1,35 @@
 """Checks before a run starts, so that what is missing is said in one line, not in a traceback."""
 
-import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from torch import nn
 
+from ..datasets.checks import check_classes, check_paths, innermost_datasets
 from ..utils import UserError, compare_state_dict, load_checkpoint, unwrap_state_dict
 from .config import pretrained_settings
 from .released_weights import RELEASED_WEIGHTS
 
-_COCO = (
-    'get train2017, val2017 and annotations of COCO 2017 from https://cocodataset.org/#download '
-    'and put or link them there'
-)
-_ADE20K = (
-    'get https://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip and unzip it '
-    'into the folder above'
-)
-_DATA_SOURCES = {'CocoDataset': _COCO, 'ADE20KDataset': _ADE20K}
-
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Check that the data of the given splits exist.
+    """Check that the data of the given splits exist, and that their classes fit the model.
+
+    Reads no data.
 
     Args:
         cfg: The config.
         splits: Out of ``'train'``, ``'val'`` and ``'test'``.
 
     Raises:
-        UserError: A folder or annotation file is missing; says which, and how to get it.
+        UserError: A folder or annotation file is missing, class names or class counts do not fit;
+            says what to do.
     """
     for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         for dataset in innermost_datasets(loader.get('dataset')):
-            for path in _dataset_paths(dataset):
-                if not path.exists():
-                    # The outermost missing folder says more than the file deep inside.
-                    missing = [p for p in (path, *path.parents) if not p.exists()][-1]
-                    remedy = _DATA_SOURCES.get(
-                        dataset.get('type'), 'put the data there or correct data_root'
-                    )
-                    raise UserError(
-                        f'{split} data: {path} does not exist ({missing} is missing); {remedy}'
-                    )
+            for finding in [*check_paths(dataset), *check_classes(cfg, dataset)]:
+                raise UserError(f'{split} data: {finding.problem}; {finding.remedy}')
 
 
 def check_launcher(cfg: Config) -> None:
@@ -103,24 +87,3 @@ def load_weights(model: nn.Module, path: str) -> dict:
         raise UserError(f'checkpoint {path} is of another model: {difference}')
     model.load_state_dict(state_dict)
     return checkpoint.get('meta') or {}
-
-
-def innermost_datasets(dataset: Mapping | None) -> Iterator[Mapping]:
-    """The innermost datasets, out of wrappers such as RepeatDataset and ConcatDataset."""
-    if not dataset:
-        return
-    inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])
-    if not inner:
-        yield dataset
-    for child in inner:
-        yield from innermost_datasets(child)
-
-
-def _dataset_paths(dataset: Mapping) -> Iterator[Path]:
-    root = dataset.get('data_root') or ''
-    prefix = dataset.get('data_prefix') or {}
-    parts = [dataset.get('ann_file'), *prefix.values()]
-    for part in [part for part in parts if part] or ['']:
-        path = os.path.join(root, part)
-        if path and '://' not in path:
-            yield Path(path)

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import softmax_attention
+
 
 class SpatialReductionAttention(nn.Module):
     """Multi-head softmax attention whose keys and values come from a strided map.
@@ -43,7 +45,7 @@ class SpatialReductionAttention(nn.Module):
         q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         kv = self.kv(self._reduce(x, hw_shape)).unflatten(2, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, keys, head_dim)
-        out = F.scaled_dot_product_attention(q, k, v)
+        out = softmax_attention(q, k, v)
         return self.proj(out.transpose(1, 2).flatten(2))
 
     def _reduce(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

@@ -1,11 +1,17 @@
 """Softmax attention in shifted windows (Swin Transformer, arXiv 2103.14030)."""
 
 import torch
-import torch.nn.functional as F
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from ..ops import apply_in_windows, relative_position_index, shift_mask, window_shift
+from ..ops import (
+    apply_in_windows,
+    may_shift,
+    relative_position_index,
+    shift_mask,
+    softmax_attention,
+    window_shift,
+)
 
 
 class WindowAttention(nn.Module):
@@ -52,7 +58,7 @@ class WindowAttention(nn.Module):
             (B, N, C).
         """
         shift = window_shift(hw_shape, self.window_size) if self.shift else (0, 0)
-        mask = shift_mask(hw_shape, self.window_size, shift, x.device) if any(shift) else None
+        mask = shift_mask(hw_shape, self.window_size, shift, x.device) if may_shift(shift) else None
         return apply_in_windows(
             lambda windows: self._attend(windows, mask), x, hw_shape, self.window_size, shift
         )
@@ -67,6 +73,6 @@ class WindowAttention(nn.Module):
             # Windows of one sample stand beside its heads, so that one mask serves every sample.
             bias = bias.masked_fill(mask[:, None], -torch.inf).flatten(0, 1)[None]
             q, k, v = (t.reshape(-1, bias.shape[1], area, t.shape[-1]) for t in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        out = softmax_attention(q, k, v, bias)
         out = out.reshape(-1, self.num_heads, area, out.shape[-1])
         return self.proj(out.transpose(1, 2).flatten(2))

@@ -14,9 +14,11 @@ from .inline_attention import (
 from .inline_attention_fused import inline_attention_fused, triton_is_available
 from .local_residual import dynamic_depthwise3x3
 from .mlp import hidden_tokens_are_big, streamed_mlp
-from .pos_embed import resize_pos_embed
+from .pos_embed import ResizedPosEmbeds, resize_pos_embed
+from .softmax_attention import softmax_attention
 from .windows import (
     apply_in_windows,
+    may_shift,
     pad_to_multiple,
     padded_shape,
     relative_position_index,
@@ -26,6 +28,7 @@ from .windows import (
 
 __all__ = [
     'KERNELS',
+    'ResizedPosEmbeds',
     'apply_in_windows',
     'dynamic_depthwise3x3',
     'fast_form_is_cheaper',
@@ -37,12 +40,14 @@ __all__ = [
     'inline_attention_linear',
     'inline_attention_naive',
     'inline_attention_weights',
+    'may_shift',
     'pad_to_multiple',
     'padded_shape',
     'relative_position_index',
     'resize_pos_embed',
     'runs_eagerly_on_cpu',
     'shift_mask',
+    'softmax_attention',
     'streamed_mlp',
     'token_mean',
     'triton_is_available',

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from .eager import runs_eagerly_on_cpu
+from .exporting import is_exporting
 from .inline_attention import (
     inline_attention_banded,
     inline_attention_fast,
@@ -38,7 +39,8 @@ def inline_attention(
     Returns:
         (B, N, C): all heads' outputs plus the local residual, before the output projection.
     """
-    fast = fast_form_is_cheaper(x.shape[1], x.shape[2], kernel)
+    # An export has one form for every number of tokens.
+    fast = not is_exporting() and fast_form_is_cheaper(x.shape[1], x.shape[2], kernel)
     known = {}
     if fast and triton_is_available(x):
         from .triton_kernels import token_mean_and_gram  # needs triton

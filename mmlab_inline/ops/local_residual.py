@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .exporting import is_exporting
+
 # Above this many samples (windows, mostly) one grouped convolution beats a loop over samples.
 _MAX_LOOPED_SAMPLES = 16
 
@@ -27,15 +29,19 @@ def dynamic_depthwise3x3(
         bias: Added per sample and channel, (B, C).
         method: ``'sample'``: a channels-last convolution per sample; ``'group'``: one convolution
             with B * C groups; ``'shift'``: nine shifted multiplies, made of elementwise
-            operations only; ``'auto'``: the cheaper of the first two.
+            operations only, for any batch size in one graph; ``'auto'``: the cheaper of the first
+            two, in an export ``'shift'``.
 
     Returns:
         (B, N, C) in the dtype of ``x``.
     """
     batch, _, channels = x.shape
     if method == 'auto':
-        loop = x.device.type == 'cpu' and batch <= _MAX_LOOPED_SAMPLES
-        method = 'sample' if loop else 'group'
+        if is_exporting():
+            method = 'shift'
+        else:
+            loop = x.device.type == 'cpu' and batch <= _MAX_LOOPED_SAMPLES
+            method = 'sample' if loop else 'group'
     image = x.unflatten(1, hw_shape).permute(0, 3, 1, 2)  # (B, C, H, W) view, channels last
     kernel = kernel.to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .exporting import is_exporting
+
 
 def apply_in_windows(
     fn: Callable[[Tensor], Tensor],
@@ -36,14 +38,14 @@ def apply_in_windows(
     x = pad_to_multiple(x.view(batch, height, width, channels), window_size)
     padded_h, padded_w = x.shape[1:3]
     rows, cols = padded_h // window_size, padded_w // window_size
-    if any(shift):
-        x = torch.roll(x, (-shift[0], -shift[1]), (1, 2))
+    if may_shift(shift):
+        x = _roll(x, (-shift[0], -shift[1]))
     x = x.view(batch, rows, window_size, cols, window_size, channels).transpose(2, 3)
     x = fn(x.reshape(-1, window_size**2, channels))
     x = x.view(batch, rows, cols, window_size, window_size, channels).transpose(2, 3)
     x = x.reshape(batch, padded_h, padded_w, channels)
-    if any(shift):
-        x = torch.roll(x, shift, (1, 2))
+    if may_shift(shift):
+        x = _roll(x, shift)
     return x[:, :height, :width].reshape(batch, num_tokens, channels)
 
 
@@ -56,7 +58,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
     height, width = x.shape[1:3]
     padded_h, padded_w = padded_shape((height, width), multiple)
     # F.pad copies also where it adds nothing. An exporter must not see a branch on a size.
-    if not torch.compiler.is_exporting() and (padded_h, padded_w) == (height, width):
+    if not is_exporting() and (padded_h, padded_w) == (height, width):
         return x
     return F.pad(x, (0, 0, 0, padded_w - width, 0, padded_h - height))
 
@@ -64,18 +66,36 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 def padded_shape(hw_shape: tuple[int, int], multiple: int) -> tuple[int, int]:
     """The smallest (H, W) not below ``hw_shape`` that ``multiple`` divides."""
     height, width = hw_shape
-    return height + -height % multiple, width + -width % multiple
+    up = multiple - 1
+    return (height + up) // multiple * multiple, (width + up) // multiple * multiple
 
 
 def window_shift(hw_shape: tuple[int, int], window_size: int) -> tuple[int, int]:
     """Shift by half a window, but not along an axis on which the map is a single window."""
+    # One over the number of windows, floored, is 1 for a single window and 0 for more: without a
+    # branch, which would fix what the size of an exported graph is.
+    rows, cols = (side // window_size for side in padded_shape(hw_shape, window_size))
     half = window_size // 2
-    height, width = hw_shape
-    return (half if height > window_size else 0, half if width > window_size else 0)
+    return half * (1 - 1 // rows), half * (1 - 1 // cols)
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)  # training may take a mask from the cache that inference has put there
+def may_shift(shift: tuple[int, int]) -> bool:
+    """Whether a shift is not zero, or a symbol in an export that may be."""
+    return any(not isinstance(step, int) or step != 0 for step in shift)
+
+
+def _roll(x: Tensor, shift: tuple[int, int]) -> Tensor:
+    """Roll rows and columns of (B, H, W, C) cyclically."""
+    if all(isinstance(step, int) for step in shift):
+        return torch.roll(x, shift, (1, 2))
+    for dim, step in enumerate(shift, start=1):
+        size = x.shape[dim]
+        index = torch.arange(size, device=x.device) - step
+        index = index + size * (index < 0) - size * (index >= size)
+        x = x.index_select(dim, index)
+    return x
+
+
 def shift_mask(
     hw_shape: tuple[int, int], window_size: int, shift: tuple[int, int], device: torch.device
 ) -> Tensor:
@@ -90,6 +110,13 @@ def shift_mask(
     Returns:
         Boolean (windows, window_size ** 2, window_size ** 2), True where masked.
     """
+    make = _shift_mask if is_exporting() else _cached_shift_mask  # symbols cannot be cached
+    return make(hw_shape, window_size, shift, device)
+
+
+def _shift_mask(
+    hw_shape: tuple[int, int], window_size: int, shift: tuple[int, int], device: torch.device
+) -> Tensor:
     padded = padded_shape(hw_shape, window_size)
     # Along each axis the rolled map has three regions: untouched windows, the last window's own
     # part, and what was rolled in from the other end.
@@ -103,6 +130,10 @@ def shift_mask(
     )
     region = region.transpose(1, 2).reshape(-1, window_size**2)
     return region[:, None, :] != region[:, :, None]
+
+
+# Training may take a mask from the cache that inference has put there.
+_cached_shift_mask = lru_cache(maxsize=32)(torch.inference_mode(False)(_shift_mask))
 
 
 def relative_position_index(window_size: int) -> Tensor:

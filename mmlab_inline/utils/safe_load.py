@@ -8,7 +8,7 @@ which ``weights_only=True`` therefore refuses) load, and files that need more ar
 import os
 import pickle
 import warnings
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,6 +78,7 @@ _NUMPY_TYPES = {
 }
 _PLAIN_TYPES = {
     ('collections', 'OrderedDict'): OrderedDict,
+    ('collections', 'Counter'): Counter,  # the milestones of a scheduler
     ('collections', 'defaultdict'): _PlainDict,
     ('builtins', 'getattr'): _no_attribute,
     ('__builtin__', 'getattr'): _no_attribute,

@@ -62,7 +62,7 @@ def test_released_form_is_the_definition(qkv, kernel, randomised, assert_near):
     assert_near(released(mixer, x, SHAPE), mixer.proj(naive), 1e-12)
 
 
-@pytest.mark.parametrize('form', ['released', 'textbook', 'fast'])
+@pytest.mark.parametrize('form', ['released', 'released-attention', 'textbook', 'fast'])
 @pytest.mark.parametrize('qkv', ['separate', 'joint'])
 def test_forms_equal_the_module(form, qkv, randomised, assert_near):
     """Values and gradients, of the input and of every parameter."""
@@ -99,6 +99,20 @@ def test_floor_is_two_projections(cls, attention, build_narrow):
         assert torch.allclose(block.attn(x, (3, 4)), block.attn.proj(v), atol=1e-6)
         assert len(backbone(torch.randn(1, 3, 40, 32))) == 4
     assert not any('forward' in vars(module) for module in backbone.modules())
+
+
+def test_released_form_has_a_plain_mlp(build_narrow, monkeypatch):
+    monkeypatch.setattr('mmlab_inline.ops.mlp.BIG_BYTES', 0)
+    streamed = []
+    monkeypatch.setattr(
+        'mmlab_inline.layers.mlp.streamed_mlp', lambda x, *weights: streamed.append(1) or x
+    )
+    backbone, image = build_narrow(InLinePVT).eval(), torch.randn(1, 3, 64, 64)
+    for form in ('released', 'released-attention'):
+        streamed.clear()
+        with replaced(form_forwards(backbone, form)):
+            backbone(image)
+        assert bool(streamed) == (form != 'released')
 
 
 @pytest.mark.long

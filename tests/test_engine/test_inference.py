@@ -391,7 +391,7 @@ def test_sources(tmp_path):
 def test_category_ids_are_those_of_the_annotations(build, tmp_path):
     cfg = load_config(str(DEMO['mmdet']))
     assert build('mmdet').category_ids == [1, 2, 3]
-    categories = [dict(id=i, name=name) for i, name in ((7, 'cross'), (9, 'circle'), (4, 'star'))]
+    categories = [dict(id=i, name=name) for i, name in ((7, 'cross'), (9, 'circle'), (4, 'ring'))]
     (tmp_path / 'data.json').write_text(json.dumps(dict(categories=categories)))
     dataset = cfg.test_dataloader.dataset
     dataset.data_root, dataset.ann_file = str(tmp_path), 'data.json'

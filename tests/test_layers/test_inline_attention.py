@@ -195,3 +195,23 @@ def test_autocast_trains(form, dtype, use_form, randomised):
     for name, parameter in attention.named_parameters():
         assert parameter.grad.dtype is torch.float32, name
         assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    'dtype',
+    [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.long)],
+    ids=['bf16', 'fp16'],
+)
+def test_autocast_of_large_activations_on_256000_tokens(dtype, assert_near):
+    """Inputs up to 180, outputs of 3,500, where float16 ends at 65,504."""
+    attention = InLineAttention(32, 2)
+    x = 30 * torch.randn(1, 400 * 640, 32) + 30
+    with torch.no_grad():
+        expected = attention(x, (400, 640))
+    with torch.autocast('cpu', dtype):
+        out = attention(x, (400, 640))
+    assert expected.abs().max() > 1000
+    assert_near(out, expected, 2 * torch.finfo(dtype).eps)
+    out.float().mean().backward()
+    for name, parameter in attention.named_parameters():
+        assert parameter.grad.isfinite().all(), name

@@ -12,7 +12,15 @@ ROOT = Path(__file__).parents[2]
 TOOL = str(ROOT / 'tools/analysis/benchmark.py')
 DETECTOR = str(ROOT / 'configs/demo/mask-rcnn_inline-pvt-demo_shapes.py')
 SEGMENTOR = str(ROOT / 'configs/demo/sem-fpn_inline-swin-demo_shapes.py')
-DEFAULT_FORMS = ['released', 'textbook', 'fast', 'auto', 'softmax', 'floor']
+DEFAULT_FORMS = [
+    'released',
+    'released-attention',
+    'textbook',
+    'fast',
+    'auto',
+    'softmax',
+    'floor',
+]
 
 
 @pytest.fixture
@@ -59,7 +67,10 @@ def check_equal_forms(report, tolerance):
     differences = {
         row['form']: row['difference'] for row in report['rows'] if row['pass'] == 'forward'
     }
-    assert all(differences[form] < tolerance for form in ('released', 'textbook', 'fast'))
+    assert all(
+        differences[form] < tolerance
+        for form in ('released', 'released-attention', 'textbook', 'fast')
+    )
     assert differences['softmax'] is differences['floor'] is None
 
 

@@ -1,7 +1,7 @@
 # Swin's detection optimizer, and its 3x schedule.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 
-train_cfg = dict(max_epochs=36)
+train_cfg = dict(type='mmlab_inline.ResumableEpochBasedTrainLoop', max_epochs=36)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
     dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[27, 33], gamma=0.1),

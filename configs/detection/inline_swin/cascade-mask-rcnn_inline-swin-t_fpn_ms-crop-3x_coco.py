@@ -7,7 +7,7 @@ _base_ = [
     '../_base_/cascade-mask-rcnn_4conv1fc.py',
     '../_base_/coco_instance_ms-crop.py',
     '../_base_/adamw_swin_3x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/default_runtime.py',
 ]
 
 model = dict(

@@ -7,7 +7,7 @@ _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/coco_instance_ms-crop.py',
     '../_base_/adamw_swin_3x.py',
-    'mmdet::_base_/default_runtime.py',
+    '../_base_/default_runtime.py',
 ]
 
 model = dict(

@@ -1,4 +1,5 @@
-# Hooks, visualizer and environment of every segmentation run. _scope_ says whose types these are
+# Hooks, loops, visualizer and environment of every segmentation run, which can be killed at any
+# moment and continued exactly. _scope_ says whose types these are
 # also where the file is inherited as mmlab_inline::.
 default_scope = 'mmseg'
 default_hooks = dict(
@@ -6,11 +7,20 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=4000, max_keep_ckpts=3, save_best='mIoU'
+        type='mmlab_inline.AtomicCheckpointHook',
+        by_epoch=False,
+        interval=4000,
+        max_keep_ckpts=3,
+        save_best='mIoU',
     ),
+    termination=dict(type='mmlab_inline.TerminationHook'),
+    non_finite_loss=dict(type='mmlab_inline.NonFiniteLossHook', on_non_finite='stop'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(_scope_='mmseg', type='SegVisualizationHook'),
 )
+train_cfg = dict(type='mmlab_inline.ResumableIterBasedTrainLoop')
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

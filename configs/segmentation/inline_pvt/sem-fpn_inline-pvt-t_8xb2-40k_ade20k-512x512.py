@@ -17,9 +17,7 @@ model = dict(
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=40000, val_interval=4000)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+train_cfg = dict(max_iters=40000, val_interval=4000)
 param_scheduler = [dict(type='PolyLR', eta_min=0.0, power=0.9, begin=0, end=40000, by_epoch=False)]
 optim_wrapper = dict(
     type='OptimWrapper',

@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...layers import InLineAttention, SpatialReductionAttention, WindowAttention
+from ...layers import InLineAttention, Mlp, SpatialReductionAttention, WindowAttention
 from ...ops import KERNELS, inline_attention_fast, inline_attention_linear, token_mean
 from ...utils import UserError
 
 MIXERS = (InLineAttention, SpatialReductionAttention, WindowAttention)
 # In the order of the table.
 FORMS = {
-    'released': "the paper's computation step by step, as its released classifiers have it",
+    'released': "attention and MLP step by step, as the paper's released classifiers have them",
+    'released-attention': 'the attention alone step by step, everything else as shipped',
     'textbook': 'inline_attention_linear in every block',
     'fast': 'inline_attention_fast in every block',
     'auto': 'what the package does by itself',
@@ -30,7 +31,7 @@ FORMS = {
 }
 DEFAULT_FORMS = tuple(form for form in FORMS if form != 'compile')
 # These compute what auto computes.
-EQUAL_FORMS = ('released', 'textbook', 'fast', 'compile')
+EQUAL_FORMS = ('released', 'released-attention', 'textbook', 'fast', 'compile')
 
 
 def released(mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
@@ -89,8 +90,13 @@ def _floor(mixer: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     return mixer.proj(F.linear(x, linear.weight[-channels:], linear.bias[-channels:]))
 
 
+def _plain_mlp(mlp: Mlp, x: Tensor) -> Tensor:
+    return mlp.fc2(F.gelu(mlp.fc1(x)))
+
+
 _INLINE_FORMS = {
     'released': released,
+    'released-attention': released,
     'textbook': partial(_by_op, inline_attention_linear),
     'fast': partial(_by_op, inline_attention_fast),
 }
@@ -120,7 +126,11 @@ def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
         raise UserError(f'form {form!r} attends over whole maps only; leave inline_window_size out')
     if form == 'fast' and any(mixer.kernel != 'identity' for mixer in mixers):
         raise UserError("form 'fast' needs kernel='identity'")
-    return {mixer: partial(_INLINE_FORMS[form], mixer) for mixer in mixers}
+    forwards = {mixer: partial(_INLINE_FORMS[form], mixer) for mixer in mixers}
+    if form == 'released':
+        mlps = [module for module in model.modules() if isinstance(module, Mlp)]
+        forwards |= {mlp: partial(_plain_mlp, mlp) for mlp in mlps}
+    return forwards
 
 
 @contextmanager

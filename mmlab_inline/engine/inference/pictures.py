@@ -75,11 +75,12 @@ class Painter:
         for index in order if found.masks is not None else ():
             colour = self.palette[found.labels[index]]
             mask = found.masks[index]
+            if not mask.pixels.size:
+                continue
             pixels = _enlarge(mask.pixels.astype(np.uint8), scale)
             left, top = mask.left * scale, mask.top * scale
             part = picture[top : top + pixels.shape[0], left : left + pixels.shape[1]]
-            if pixels.size:
-                part[pixels > 0] = _tinted(part, np.full_like(part, colour))[pixels > 0]
+            part[pixels > 0] = _tinted(part, np.full_like(part, colour))[pixels > 0]
             outlines, _ = cv2.findContours(pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
             cv2.drawContours(picture, outlines, -1, colour.tolist(), width, offset=(left, top))
         for index in order:

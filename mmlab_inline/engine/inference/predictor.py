@@ -13,9 +13,10 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import nn
 
+from ...datasets.checks import innermost_datasets
 from ...utils import UserError
 from ..config import drop_pretrained
-from ..preflight import innermost_datasets, load_weights
+from ..preflight import load_weights
 from .pictures import class_colours
 from .predictions import Instances, MaskCrop, Prediction
 from .sources import Frame

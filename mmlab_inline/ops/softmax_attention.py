@@ -1,0 +1,27 @@
+"""Scaled dot-product softmax attention."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .exporting import is_exporting
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """PyTorch's fused attention; in an export the same written out.
+
+    The fused kernel returns tokens outermost in memory. Exporters that take it apart again do not,
+    and the views behind it would not fit.
+
+    Args:
+        q: Queries (B, heads, N, head_dim).
+        k: Keys (B, heads, M, head_dim).
+        v: Values (B, heads, M, head_dim).
+        bias: Added to the scaled scores, broadcast to (B, heads, N, M).
+
+    Returns:
+        (B, heads, N, head_dim).
+    """
+    if not is_exporting():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (scores if bias is None else scores + bias).softmax(-1) @ v

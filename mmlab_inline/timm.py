@@ -1,0 +1,403 @@
+"""InLine-PVT and InLine-Swin as timm models with a classification head.
+
+``import mmlab_inline.timm`` registers them with timm:
+
+    >>> import timm, mmlab_inline.timm
+    >>> model = timm.create_model('inline_pvt_tiny', num_classes=10)
+    >>> maps = timm.create_model('inline_swin_tiny', features_only=True, out_indices=(1, 3))
+
+The networks are those of :mod:`.backbones`, and parameter names are those of the released
+checkpoints: weights move between both, and from the authors' files to either.
+"""
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+    resolve_pretrained_cfg,
+)
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from .backbones import InLinePVT, InLineSwin
+from .backbones.base import DenseBackbone, init_linear_and_norm
+from .backbones.inline_swin import channel_norm
+from .backbones.pretrained import RECOMPUTED
+from .engine.released_weights import RELEASED_WEIGHTS
+
+__all__ = ['InLinePVTClassifier', 'InLineSwinClassifier']
+
+
+class CfgNode:
+    """Puts a plain dict in the place of the yacs config that released files hold beside weights."""
+
+    __module__ = 'yacs.config'
+
+    def __new__(cls, *args: object) -> OrderedDict:
+        return OrderedDict()
+
+
+if hasattr(torch.serialization, 'add_safe_globals'):  # torch 2.4
+    torch.serialization.add_safe_globals([CfgNode])  # timm's reader would refuse the files
+
+
+class _Classifier(DenseBackbone):
+    """What timm's scripts and tools ask of a model, around the stages of a dense backbone.
+
+    Attributes:
+        feature_info: Channels, stride in pixels and module of each stage's map.
+        num_features: Channels of the last map.
+    """
+
+    def _finish(
+        self,
+        stage_names: Sequence[str],
+        in_chans: int,
+        num_classes: int,
+        global_pool: str,
+        drop_rate: float,
+    ) -> None:
+        """Add the head and the self-description to a constructed backbone."""
+        self.feature_info = [
+            dict(num_chs=channels, reduction=stride, module=name)
+            for channels, stride, name in zip(
+                self.out_channels, self.out_strides, stage_names, strict=True
+            )
+        ]
+        self.in_chans = in_chans
+        self.num_features = self.head_hidden_size = self.out_channels[-1]
+        self.head_drop = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes, global_pool)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Final norm of the last map (B, C, H, W), where the architecture has one."""
+        return x
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to the last map (B, C, ceil(H / 32), ceil(W / 32))."""
+        for stage in range(self.num_stages):
+            x = self.forward_stage(stage, x)
+        return self.normalise(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Last map (B, C, H, W) to logits (B, num_classes), or to pooled features (B, C)."""
+        x = self.head_drop(x.mean((2, 3)) if self.global_pool else x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) of any size to logits (B, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps of chosen stages.
+
+        Args:
+            x: Images (B, in_chans, H, W).
+            indices: Stages; an int: the last so many; None: all.
+            norm: Apply the final norm to the last stage's map, where it is among them.
+            stop_early: Leave out the stages after the last chosen one.
+            output_fmt: ``'NCHW'``.
+            intermediates_only: Return the chosen maps alone.
+
+        Returns:
+            The last map as :meth:`forward_features` has it (with ``stop_early`` that of the last
+            stage run), and the chosen maps (B, C_i, H_i, W_i).
+
+        Raises:
+            ValueError: Another ``output_fmt``.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt={output_fmt!r} must be 'NCHW'")
+        chosen, last = feature_take_indices(self.num_stages, indices)
+        maps = []
+        for stage in range(last + 1 if stop_early else self.num_stages):
+            x = self.forward_stage(stage, x)
+            final = self.normalise(x) if stage == self.num_stages - 1 else x
+            if stage in chosen:
+                maps.append((final if norm else x).contiguous())
+        return maps if intermediates_only else (final, maps)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | Sequence[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop what the chosen stages do not need.
+
+        Returns:
+            The chosen stages, counted from 0.
+        """
+        chosen, last = feature_take_indices(self.num_stages, indices)
+        shorter = last + 1 < self.num_stages
+        if shorter:
+            self._drop_stages(last + 1)
+            self.num_stages = last + 1
+            self.out_indices = tuple(range(last + 1))
+            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
+        if shorter or prune_norm:
+            self._drop_norm()
+        if shorter or prune_head:
+            self.reset_classifier(0, '')
+        return chosen
+
+    def _drop_stages(self, start: int) -> None:
+        """Remove the modules of the stages from ``start`` on."""
+        raise NotImplementedError
+
+    def _drop_norm(self) -> None:
+        """Remove the final norm, where there is one."""
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Put a new last layer in.
+
+        Args:
+            num_classes: Its outputs; 0: none, :meth:`forward` then returns pooled features.
+            global_pool: ``'avg'``, ``''`` for no pooling, None to leave it.
+
+        Raises:
+            ValueError: Another pooling, or classes without pooling.
+        """
+        if global_pool is not None:
+            if global_pool not in ('avg', ''):
+                raise ValueError(f"global_pool={global_pool!r} must be 'avg' or ''")
+            self.global_pool = global_pool
+        if num_classes and not self.global_pool:
+            raise ValueError("a classifier needs global_pool='avg'")
+        self.num_classes = num_classes
+        head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        init_linear_and_norm(head)
+        like = next(self.parameters())
+        self.head = head.to(like.device, like.dtype)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass, to save memory."""
+        self.with_cp = enable
+
+    def no_weight_decay(self) -> set[str]:
+        """Position embeddings and relative position biases."""
+        ends = re.compile(r'(^pos_embed\d|relative_position_bias_table)$')
+        return {name for name, _ in self.named_parameters() if ends.search(name)}
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
+    ) -> object:
+        """Load weights; buffers that released files hold and that are computed here are skipped."""
+        weights = {key: value for key, value in state_dict.items() if not RECOMPUTED.search(key)}
+        return super().load_state_dict(weights, strict, assign)
+
+
+class InLinePVTClassifier(_Classifier, InLinePVT):
+    """InLine-PVT for classification: the mean of the last map, then a linear layer.
+
+    Args:
+        arch: As in :class:`.InLinePVT`.
+        in_chans: Channels of the image.
+        num_classes: 0: no last layer.
+        global_pool: ``'avg'``, or ``''`` for none.
+        drop_rate: Dropout before the last layer.
+        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        device: Where the parameters live.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: Unknown arch or pooling.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = 'tiny',
+        *,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(arch, in_channels=in_chans, drop_path_rate=drop_path_rate)
+        names = [f'block{number}' for number in range(1, self.num_stages + 1)]
+        self._finish(names, in_chans, num_classes, global_pool, drop_rate)
+        self.to(device=device, dtype=dtype)
+
+    def _drop_stages(self, start: int) -> None:
+        for number in range(start + 1, self.num_stages + 1):
+            for name in ('patch_embed', 'pos_embed', 'block'):
+                delattr(self, f'{name}{number}')
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Layers for layer-wise learning rates: each stage (coarse) or block, head last."""
+        embeddings = r'^(?:patch_embed|pos_embed)(\d+)'
+        return dict(
+            stem=r'^(?:patch_embed|pos_embed)1',
+            blocks=[(embeddings, None), (r'^block(\d+)', None)]
+            if coarse
+            else [(embeddings, (0,)), (r'^block(\d+)\.(\d+)', None)],
+        )
+
+
+class InLineSwinClassifier(_Classifier, InLineSwin):
+    """InLine-Swin for classification: final norm, the mean of the last map, a linear layer.
+
+    Maps of the stages are without a norm of their own, as in timm's Swin.
+
+    Args:
+        arch: As in :class:`.InLineSwin`.
+        in_chans: Channels of the image.
+        num_classes: 0: no last layer.
+        global_pool: ``'avg'``, or ``''`` for none.
+        window_size: Window of softmax attention in tokens (12 in the 384-pixel base).
+        drop_rate: Dropout before the last layer.
+        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        device: Where the parameters live.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: Unknown arch or pooling.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = 'tiny',
+        *,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        window_size: int = 7,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            arch, in_channels=in_chans, window_size=window_size, drop_path_rate=drop_path_rate
+        )
+        for stage in range(self.num_stages):
+            delattr(self, f'norm{stage}')  # a dense backbone's
+        self.norm = nn.LayerNorm(self.out_channels[-1], eps=1e-5)
+        names = [f'layers.{stage}' for stage in range(self.num_stages)]
+        self._finish(names, in_chans, num_classes, global_pool, drop_rate)
+        self.to(device=device, dtype=dtype)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return channel_norm(self.norm, x)
+
+    def _drop_stages(self, start: int) -> None:
+        self.layers = self.layers[:start]
+        self.layers[-1].downsample = None
+
+    def _drop_norm(self) -> None:
+        self.norm = nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Layers for layer-wise learning rates: each stage (coarse) or block, head last."""
+        last = (99999,)  # timm's mark for what joins the group before it
+        return dict(
+            stem=r'^patch_embed',
+            blocks=r'^layers\.(\d+)'
+            if coarse
+            else [
+                (r'^layers\.(\d+)\.downsample', last),
+                (r'^layers\.(\d+)\.blocks\.(\d+)', None),
+                (r'^norm', last),
+            ],
+        )
+
+
+def _default_cfg(name: str) -> dict:
+    """How the released weights were trained, in timm's words."""
+    return dict(
+        origin_url=RELEASED_WEIGHTS[name],  # no url: its file has no name that timm could cache
+        num_classes=1000,
+        input_size=(3, 224, 224),
+        pool_size=(7, 7),
+        crop_pct=0.875,
+        interpolation='bicubic',
+        mean=IMAGENET_DEFAULT_MEAN,
+        std=IMAGENET_DEFAULT_STD,
+        first_conv='patch_embed1.proj' if 'pvt' in name else 'patch_embed.proj',
+        classifier='head',
+        paper_ids='arXiv:2412.06590',
+        paper_name='Bridging the Divide: Reconsidering Softmax and Linear Attention',
+    )
+
+
+# register_model looks for this name.
+default_cfgs = generate_default_cfgs(
+    {f'{name}.in1k': _default_cfg(name) for name in RELEASED_WEIGHTS if name.startswith('inline_')}
+)
+
+
+def _create(cls: type[_Classifier], name: str, pretrained: bool, **kwargs: object) -> nn.Module:
+    """Build a registered model, as timm's create_model asks its entry points to."""
+    overrides = (kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
+    cfg = resolve_pretrained_cfg(name, *overrides)
+    if pretrained and not (cfg.has_weights or cfg.state_dict):
+        raise RuntimeError(
+            f'{name}: its weights cannot be fetched by timm. Download them from '
+            f'{RELEASED_WEIGHTS[name]} and pass checkpoint_path=FILE instead of pretrained=True; '
+            'for another number of classes or channels, or features_only, pass pretrained=True and '
+            'pretrained_cfg_overlay=dict(file=FILE)'
+        )
+    return build_model_with_cfg(
+        cls,
+        name,
+        pretrained,
+        arch=name.rpartition('_')[2],
+        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
+        **kwargs,
+    )
+
+
+@register_model
+def inline_pvt_tiny(pretrained: bool = False, **kwargs: object) -> nn.Module:
+    return _create(InLinePVTClassifier, 'inline_pvt_tiny', pretrained, **kwargs)
+
+
+@register_model
+def inline_pvt_small(pretrained: bool = False, **kwargs: object) -> nn.Module:
+    return _create(InLinePVTClassifier, 'inline_pvt_small', pretrained, **kwargs)
+
+
+@register_model
+def inline_pvt_medium(pretrained: bool = False, **kwargs: object) -> nn.Module:
+    return _create(InLinePVTClassifier, 'inline_pvt_medium', pretrained, **kwargs)
+
+
+@register_model
+def inline_pvt_large(pretrained: bool = False, **kwargs: object) -> nn.Module:
+    return _create(InLinePVTClassifier, 'inline_pvt_large', pretrained, **kwargs)
+
+
+@register_model
+def inline_swin_tiny(pretrained: bool = False, **kwargs: object) -> nn.Module:
+    return _create(InLineSwinClassifier, 'inline_swin_tiny', pretrained, **kwargs)
+
+
+@register_model
+def inline_swin_small(pretrained: bool = False, **kwargs: object) -> nn.Module:
+    return _create(InLineSwinClassifier, 'inline_swin_small', pretrained, **kwargs)
+
+
+@register_model
+def inline_swin_base(pretrained: bool = False, **kwargs: object) -> nn.Module:
+    return _create(InLineSwinClassifier, 'inline_swin_base', pretrained, **kwargs)

@@ -1,0 +1,89 @@
+import os
+import signal
+import subprocess
+
+import pytest
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from mmlab_inline.engine import find_checkpoint
+from mmlab_inline.engine.termination_hook import any_process
+from mmlab_inline.utils import load_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def restore_signal():
+    yield
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_stops_after_the_iteration(build_run, tmp_path):
+    def terminate(runner):
+        if runner.iter == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    runner, recorder = build_run(act=terminate)
+    with pytest.raises(SystemExit) as stop:
+        runner.train()
+    assert stop.value.code == 143
+    assert list(recorder.losses) == list(range(7))
+    path = find_checkpoint(tmp_path / 'run')
+    assert path.name == 'interrupted.pth'
+    assert load_checkpoint(path)['meta']['iter'] == 7
+    assert load_checkpoint(path)['meta']['epoch'] == 1
+
+    # The next regular checkpoint takes its place, and the signal is given back.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    runner, _ = build_run(resume=path)
+    runner.train()
+    assert not path.exists()
+    assert find_checkpoint(tmp_path / 'run').name == 'epoch_3.pth'
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_stops_inside_an_evaluation(build_run, tmp_path):
+    settings = dict(length=2, values=[0.1, 0.2])
+    runner, _ = build_run(**settings)
+    process = runner._val_evaluator.process
+
+    def terminate(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        process(*args, **kwargs)
+
+    runner._val_evaluator.process = terminate
+    with pytest.raises(SystemExit):
+        runner.train()
+    assert runner._val_evaluator.num_runs == 0
+    runner, recorder = build_run(resume=find_checkpoint(tmp_path / 'run'), **settings)
+    runner.train()
+    assert runner._val_evaluator.num_runs == 2
+    assert list(recorder.losses) == list(range(5, 10))
+
+
+def test_signal_to_the_whole_job_leaves_the_loaders(build_run, tmp_path):
+    """Clusters signal every process of a job, the workers too."""
+
+    def terminate(runner):
+        if runner.iter == 6:
+            # From another process: the workers obey their own run alone.
+            pids = [os.getpid(), *(worker.pid for worker in mp.active_children())]
+            assert len(pids) == 3
+            subprocess.run(['kill', '-TERM', *map(str, pids)], check=True)
+
+    runner, recorder = build_run(act=terminate, workers=2)
+    with pytest.raises(SystemExit) as stop:
+        runner.train()
+    assert stop.value.code == 143
+    assert list(recorder.losses) == list(range(7))
+
+
+def agree(rank, folder):
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    answers = [any_process(False), any_process(rank == 1), any_process(True)]
+    (folder / f'{rank}').write_text(repr(answers))
+
+
+def test_processes_agree(tmp_path):
+    mp.start_processes(agree, (tmp_path,), nprocs=2, start_method='fork')
+    for rank in range(2):
+        assert (tmp_path / f'{rank}').read_text() == repr([False, True, True])

@@ -1,0 +1,279 @@
+"""tools/export.py as a user calls it: its files run at sizes that are not the example's."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+
+from mmlab_inline.engine import drop_pretrained, load_config
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+if not hasattr(torch.compiler, 'is_exporting'):
+    pytest.skip('exporting needs PyTorch 2.7', allow_module_level=True)
+
+ROOT = Path(__file__).parents[2]
+TOOL = str(ROOT / 'tools/export.py')
+PVT = """
+    backbone=dict(
+        arch=dict(
+            _delete_=True, embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1),
+            num_heads=(1, 2, 3, 4), mlp_ratios=(2, 2, 2, 2),
+        ),
+    ),
+"""
+SWIN = """
+    backbone=dict(
+        arch=dict(
+            _delete_=True, embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 4), mlp_ratios=2
+        ),
+        attention=('inline', 'inline', ('inline', 'softmax'), 'softmax'),
+    ),
+"""
+MODELS_AT_TINY_WIDTH = {
+    'sem-fpn': (
+        'segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py',
+        f"""{PVT}
+    neck=dict(in_channels=[8, 16, 24, 32], out_channels=8),
+    decode_head=dict(in_channels=[8] * 4, channels=8, num_classes=5),
+""",
+    ),
+    'upernet': (
+        'segmentation/inline_swin/upernet_inline-swin-t_8xb2-160k_ade20k-512x512.py',
+        f"""{SWIN}
+    decode_head=dict(in_channels=[8, 16, 32, 64], channels=8, num_classes=5),
+    auxiliary_head=dict(in_channels=32, channels=8, num_classes=5),
+""",
+    ),
+    'mask-rcnn': (
+        'detection/inline_pvt/mask-rcnn_inline-pvt-t_fpn_1x_coco.py',
+        f"""{PVT}
+    neck=dict(in_channels=[8, 16, 24, 32], out_channels=8),
+    rpn_head=dict(in_channels=8, feat_channels=8),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=8),
+        bbox_head=dict(in_channels=8, fc_out_channels=8),
+        mask_roi_extractor=dict(out_channels=8),
+        mask_head=dict(in_channels=8, conv_out_channels=8),
+    ),
+""",
+    ),
+    'retinanet': (
+        'detection/inline_pvt/retinanet_inline-pvt-t_fpn_1x_coco.py',
+        f"""{PVT}
+    neck=dict(in_channels=[8, 16, 24, 32], out_channels=8),
+    bbox_head=dict(in_channels=8, feat_channels=8),
+""",
+    ),
+}
+
+
+@pytest.fixture
+def written(tmp_path, randomised):
+    """Writes a config at tiny width and a checkpoint of it; both paths, and the model."""
+
+    def write(name):
+        base, settings = MODELS_AT_TINY_WIDTH[name]
+        config = tmp_path / f'{name}.py'
+        config.write_text(f"_base_ = '{ROOT / 'configs' / base}'\nmodel = dict({settings})\n")
+        cfg = load_config(str(config))
+        drop_pretrained(cfg)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            model = revert_sync_batchnorm(randomised(MODELS.build(cfg.model))).eval()
+        checkpoint = tmp_path / f'{name}.pth'
+        content = dict(state_dict=model.state_dict())
+        if name == 'mask-rcnn':
+            content['meta'] = dict(dataset_meta=dict(classes=('nut', 'bolt')))
+        torch.save(content, checkpoint)
+        return config, checkpoint, model
+
+    return write
+
+
+@pytest.fixture
+def export(monkeypatch, capsys):
+    """Runs the tool; what it printed, or its error line if it must fail."""
+
+    def run(*arguments, fails=False):
+        monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])
+        if not fails:
+            runpy.run_path(TOOL, run_name='__main__')
+            return capsys.readouterr().out
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(TOOL, run_name='__main__')
+        assert stop.value.code == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith('error: ')
+        return line
+
+    return run
+
+
+@pytest.fixture
+def session():
+    """Opens an ONNX file; a function of an image, and the file's metadata."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+
+    def load(path):
+        inference = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        (image,) = inference.get_inputs()
+        assert image.shape == ['batch', 3, 'height', 'width']
+        names = [out.name for out in inference.get_outputs()]
+
+        def run(x):
+            outs = inference.run(None, {'image': x.numpy()})
+            return dict(zip(names, map(torch.from_numpy, outs), strict=True))
+
+        meta = inference.get_modelmeta().custom_metadata_map
+        assert json.loads(meta['outputs']) == names
+        return run, meta
+
+    return load
+
+
+def preprocessed(model, image):
+    """A batch of images as mm's own data preprocessor hands it to the network."""
+    # It takes BGR, as images are read.
+    return model.data_preprocessor(dict(inputs=list(image.flip(1))), False)['inputs']
+
+
+IMAGES = [(1, 64, 96), (2, 233, 41)]
+
+
+def draw(shape):
+    batch, height, width = shape
+    return 255 * torch.rand(batch, 3, height, width)
+
+
+@torch.no_grad()
+def test_sem_fpn_is_what_mmseg_predicts(written, export, session, tmp_path, assert_near):
+    config, checkpoint, model = written('sem-fpn')
+    printed = export(config, checkpoint, tmp_path / 'a/model.onnx', '--verify')
+    assert printed.count('off by') == 3
+    assert 'outputs  logits' in printed
+    run, meta = session(tmp_path / 'a/model.onnx')
+    for shape in IMAGES:
+        image = draw(shape)
+        inputs = preprocessed(model, image)
+        metas = [dict(img_shape=shape[1:])] * shape[0]
+        assert_near(run(image)['logits'], model.encode_decode(inputs, metas), 1e-4)
+    assert meta['channel_order'] == 'RGB'
+    assert json.loads(meta['mean']) == pytest.approx([123.675, 116.28, 103.53])
+    assert json.loads(meta['normalised_inside']) is True
+    classes = json.loads(meta['classes'])
+    assert (len(classes), classes[0]) == (150, 'wall')  # the dataset's
+
+
+@pytest.mark.long
+@torch.no_grad()
+def test_upernet_as_a_program(written, export, tmp_path):
+    """Label maps by torch.export; images as small as one patch of the last stage."""
+    config, checkpoint, model = written('upernet')
+    out = tmp_path / 'model.pt2'
+    assert 'off by' in export(config, checkpoint, out, '--label-map', '--verify')
+    files = {'metadata.json': ''}
+    program = torch.export.load(out, extra_files=files).module()
+    assert json.loads(json.loads(files['metadata.json'])['outputs']) == ['labels']
+    for shape in [*IMAGES, (1, 32, 32)]:
+        image = draw(shape)
+        logits = model.encode_decode(
+            preprocessed(model, image), [dict(img_shape=shape[1:])] * shape[0]
+        )
+        (labels,) = program(image)
+        assert labels.shape == shape
+        assert (labels != logits.argmax(1)).float().mean() < 1e-3
+
+
+@pytest.mark.long
+@torch.no_grad()
+def test_mask_rcnn_up_to_its_proposals(written, export, session, tmp_path, assert_near):
+    config, checkpoint, model = written('mask-rcnn')
+    export(config, checkpoint, tmp_path / 'model.onnx')
+    run, meta = session(tmp_path / 'model.onnx')
+    for shape in IMAGES:
+        image = draw(shape)
+        maps = model.extract_feat(preprocessed(model, image))
+        classes, boxes = model.rpn_head(maps)
+        expected = [*maps, *classes, *boxes]
+        outputs = run(image)
+        for (name, out), reference in zip(outputs.items(), expected, strict=True):
+            assert_near(out, reference, 1e-4, name)
+    assert list(outputs)[::5] == ['feat0', 'rpn_cls0', 'rpn_bbox0']
+    assert json.loads(meta['padded_inside_to_multiple_of']) == 32
+    assert json.loads(meta['classes']) == ['nut', 'bolt']  # the checkpoint's
+    assert json.loads(meta['anchor_generator'])['strides'] == [4, 8, 16, 32, 64]
+
+
+@pytest.mark.long
+@torch.no_grad()
+def test_retinanet_without_preprocessing(written, export, tmp_path, assert_near):
+    config, checkpoint, model = written('retinanet')
+    out = tmp_path / 'model.pt2'
+    printed = export(config, checkpoint, out, '--no-preprocess')
+    assert 'cls0, cls1, cls2, cls3, cls4, bbox0' in printed
+    program = torch.export.load(out).module()
+    for batch, height, width in IMAGES:
+        image = torch.randn(batch, 3, height, width)
+        classes, boxes = model.bbox_head(model.extract_feat(image))
+        for actual, expected in zip(program(image), [*classes, *boxes], strict=True):
+            assert_near(actual, expected, 1e-4)
+
+
+@torch.no_grad()
+def test_swin_backbone(written, export, session, tmp_path, assert_near):
+    """Shifted windows, also where the map is a single one."""
+    config, checkpoint, model = written('upernet')
+    export(config, checkpoint, tmp_path / 'model.onnx', '--part', 'backbone')
+    run, meta = session(tmp_path / 'model.onnx')
+    assert meta['kind'] == 'backbone'
+    for shape in [*IMAGES, (1, 32, 32), (1, 224, 520)]:
+        image = draw(shape)
+        expected = model.backbone(preprocessed(model, image))
+        for (name, out), reference in zip(run(image).items(), expected, strict=True):
+            assert_near(out, reference, 1e-4, name)
+
+
+def test_wrong_input_is_one_line(written, export, tmp_path, monkeypatch):
+    config, checkpoint, _ = written('retinanet')
+    out = tmp_path / 'model.pt2'
+    assert 'absent.pth does not exist' in export(config, 'absent.pth', out, fails=True)
+    assert 'must end in .onnx' in export(config, checkpoint, 'model.pb', fails=True)
+    mismatch = export(config, checkpoint, out, '--format', 'onnx', fails=True)
+    assert 'must end in .onnx' in mismatch
+    assert 'segmentors' in export(config, checkpoint, out, '--label-map', fails=True)
+    assert 'cannot be written' in export(config, checkpoint, '/proc/absent/a.pt2', fails=True)
+    monkeypatch.setitem(sys.modules, 'onnxscript', None)
+    missing = export(config, checkpoint, tmp_path / 'model.onnx', fails=True)
+    assert "pip install 'mmlab-inline[export]'" in missing
+    assert not (tmp_path / 'model.onnx').exists()
+
+
+def test_unsupported_model(export, tmp_path):
+    config = tmp_path / 'detr.py'
+    config.write_text("_base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'\n")
+    cfg = load_config(str(config))
+    drop_pretrained(cfg)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(cfg.model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'detr.pth')
+    line = export(config, tmp_path / 'detr.pth', tmp_path / 'detr.onnx', fails=True)
+    assert 'DETR is not supported' in line
+    assert '--part backbone' in line
+
+
+@pytest.mark.long
+def test_upernet_at_full_width(export, session, tmp_path):
+    pytest.importorskip('onnxruntime')
+    config = ROOT / 'configs' / MODELS_AT_TINY_WIDTH['upernet'][0]
+    cfg = load_config(str(config))
+    drop_pretrained(cfg)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'model.pth')
+    printed = export(config, tmp_path / 'model.pth', tmp_path / 'model.onnx', '--verify')
+    assert printed.count('off by') == 3
