@@ -68,17 +68,22 @@ def check_pretrained(cfg: Config) -> None:
         raise UserError(f'{path} does not exist: {source}, or add --from-scratch')
 
 
-def load_weights(model: nn.Module, path: str) -> None:
+def load_weights(model: nn.Module, path: str) -> dict:
     """Load a checkpoint of exactly this model.
+
+    Returns:
+        What the checkpoint says about itself (``meta``); empty where it says nothing.
 
     Raises:
         UserError: The file is missing, unreadable, or of another model.
     """
     try:
-        state_dict = unwrap_state_dict(load_checkpoint(path))
+        checkpoint = load_checkpoint(path)
+        state_dict = unwrap_state_dict(checkpoint)
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None
     difference = compare_state_dict(model.state_dict(), state_dict)
     if difference:
         raise UserError(f'checkpoint {path} is of another model: {difference}')
     model.load_state_dict(state_dict)
+    return checkpoint.get('meta') or {}

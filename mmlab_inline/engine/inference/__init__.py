@@ -1,0 +1,26 @@
+"""Predictions for images and videos: what tools/infer.py does."""
+
+from .pictures import Painter, class_colours
+from .predictions import Instances, MaskCrop, Prediction
+from .predictor import Predictor
+from .results import ResultWriter
+from .sources import Frame, Source, count_frames, find_sources, read_frames
+from .tiles import LabelMapMerger, merge_instances, tile_corners
+
+__all__ = [
+    'Frame',
+    'Instances',
+    'LabelMapMerger',
+    'MaskCrop',
+    'Painter',
+    'Prediction',
+    'Predictor',
+    'ResultWriter',
+    'Source',
+    'class_colours',
+    'count_frames',
+    'find_sources',
+    'merge_instances',
+    'read_frames',
+    'tile_corners',
+]

@@ -1,0 +1,120 @@
+"""Look at what a detector or a segmentor sees in images and videos.
+
+    python tools/infer.py CONFIG CHECKPOINT INPUT... [--out DIR] [--json] [--tile SIZE] ...
+
+INPUT is an image, a folder, a quoted pattern or a video. Shows a progress bar with images per
+second and leaves a picture of each image in DIR/pictures, with --json also the predictions.
+"""
+
+import argparse
+import sys
+import time
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmlab_inline.engine import ArgumentParser, load_config, use_safe_loading
+from mmlab_inline.engine.cli import positive
+from mmlab_inline.engine.inference import (
+    Predictor,
+    ResultWriter,
+    count_frames,
+    find_sources,
+    read_frames,
+)
+from mmlab_inline.utils import exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ArgumentParser(description='Look at what a detector or a segmentor sees.')
+    parser.add_config_arguments('model.test_cfg.rcnn.max_per_img=300')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        'inputs', nargs='+', metavar='INPUT', help='images, folders, quoted patterns, videos'
+    )
+    parser.add_argument(
+        '--out', default='work_dirs/infer', metavar='DIR', help='default %(default)s'
+    )
+    parser.add_argument(
+        '--json',
+        action='store_true',
+        help="also write objects in COCO's results format, or label maps as PNG",
+    )
+    parser.add_argument('--no-pictures', action='store_true', help='with --json: draw nothing')
+    parser.add_argument(
+        '--score-thr',
+        type=float,
+        default=0.3,
+        metavar='SCORE',
+        help='leave out objects below it; default %(default)s',
+    )
+    parser.add_argument(
+        '--batch-size', type=positive, default=1, metavar='N', help='images that run together'
+    )
+    parser.add_argument('--device', help='default: the GPU, or the CPU if there is none')
+    parser.add_argument(
+        '--tile',
+        type=positive,
+        metavar='SIZE',
+        help='cut images into tiles of so many pixels a side, for images too large to run whole',
+    )
+    parser.add_argument(
+        '--overlap',
+        type=int,
+        metavar='N',
+        help='pixels that tiles share, at least the size of an object; default a quarter of SIZE',
+    )
+    args = parser.parse_args()
+    if args.no_pictures and not args.json:
+        parser.error('--no-pictures without --json leaves nothing to write')
+    if args.overlap is not None and not args.tile:
+        parser.error('--overlap needs --tile')
+    if args.tile and args.overlap is None:
+        args.overlap = args.tile // 4
+    if args.tile and not 0 <= args.overlap < args.tile:
+        parser.error(f'--overlap must be from 0 to {args.tile - 1}, less than --tile')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    use_safe_loading()
+    failures = {}
+    console = Console(stderr=True)
+    with exit_on_user_error():
+        sources = find_sources(args.inputs)
+        predictor = Predictor(
+            load_config(args.config, args.cfg_options),
+            args.checkpoint,
+            args.device or ('cuda' if torch.cuda.is_available() else 'cpu'),
+            batch_size=args.batch_size,
+            score_thr=args.score_thr,
+            tile=args.tile,
+            overlap=args.overlap or 0,
+        )
+        writer = ResultWriter(args.out, predictor, not args.no_pictures, args.json)
+        columns = (
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn('{task.fields[rate]}'),
+            TimeRemainingColumn(),
+        )
+        start, count = time.perf_counter(), 0
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task('', total=count_frames(sources), rate='')
+            frames = read_frames(sources, predictor.read_image, failures)
+            for count, (frame, prediction) in enumerate(predictor(frames), start=1):
+                writer.add(frame, prediction)
+                rate = count / (time.perf_counter() - start)
+                progress.update(bar, advance=1, rate=f'{rate:.1f} images/s')
+        said = writer.finish()
+    seconds = time.perf_counter() - start
+    print(f'{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)', *said, sep='; ')
+    for path, reason in failures.items():
+        print(f'error: {path} cannot be read: {reason}', file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+if __name__ == '__main__':
+    main()
