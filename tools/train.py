@@ -13,7 +13,6 @@ from mmengine.config import Config
 
 from mmlab_inline.engine import (
     ArgumentParser,
-    CheckedRunner,
     check_data,
     check_launcher,
     check_pretrained,
@@ -25,6 +24,7 @@ from mmlab_inline.engine import (
     prepare_load_from,
     use_safe_loading,
 )
+from mmlab_inline.engine.runner import CheckedRunner
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 

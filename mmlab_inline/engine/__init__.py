@@ -8,7 +8,6 @@ from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_launcher, check_pretrained, load_weights
 from .resume import find_checkpoint, is_whole
-from .runner import CheckedRunner
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
 from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
@@ -16,7 +15,6 @@ from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLo
 __all__ = [
     'ArgumentParser',
     'AtomicCheckpointHook',
-    'CheckedRunner',
     'NonFiniteLossHook',
     'ResumableEpochBasedTrainLoop',
     'ResumableIterBasedTrainLoop',

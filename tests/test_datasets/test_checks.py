@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 from mmlab_inline.datasets import write_dataset
 from mmlab_inline.datasets.checks import ImageLoading, check_image, check_split
 from mmlab_inline.datasets.checks.annotations import _decode_counts
-from mmlab_inline.engine import CheckedRunner, check_data
+from mmlab_inline.engine import check_data
+from mmlab_inline.engine.runner import CheckedRunner
 from mmlab_inline.utils import UserError
 
 pytest.importorskip('mmdet')

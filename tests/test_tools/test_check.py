@@ -24,7 +24,7 @@ def data(tmp_path, monkeypatch):
     """The demo's data, smaller, below the current folder."""
     monkeypatch.chdir(tmp_path)
     root = Path('work_dirs/demo/data')
-    write_dataset(root, 4, 2, classes=('circle', 'triangle', 'cross'), size=160)
+    write_dataset(root, 4, 2, classes=('circle', 'ring', 'cross'), size=160)
     return root
 
 
@@ -126,7 +126,7 @@ def rename_classes(data):
             category['name'] = category['name'].title()
 
     edit(path, rename)
-    return f"{path}: classes 'circle', 'triangle', 'cross' of the config are not among"
+    return f"{path}: classes 'circle', 'ring', 'cross' of the config are not among"
 
 
 def all_crowds(data):

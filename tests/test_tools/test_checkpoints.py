@@ -38,7 +38,7 @@ class Evil:
 def folder(tmp_path, monkeypatch):
     """A work folder with a few drawings."""
     monkeypatch.chdir(tmp_path)
-    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'triangle', 'cross'))
+    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'ring', 'cross'))
     return tmp_path
 
 

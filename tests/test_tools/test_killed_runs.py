@@ -62,7 +62,7 @@ LAST = {'epochs': 'epoch_3.pth', 'iterations': 'iter_18.pth'}
 @pytest.fixture(scope='module')
 def write_config(tmp_path_factory):
     folder = tmp_path_factory.mktemp('killed')
-    write_dataset(folder / 'data', 12, 4, size=64, classes=('circle', 'triangle', 'cross'))
+    write_dataset(folder / 'data', 12, 4, size=64, classes=('circle', 'ring', 'cross'))
 
     def write(kind, workers=0):
         text = CONFIGS[kind].replace('ROOT', str(ROOT)).replace('DATA', str(folder / 'data'))
