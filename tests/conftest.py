@@ -1,15 +1,18 @@
 """Shared fixtures. Helpers are fixtures too, because test folders cannot import one another."""
 
-import importlib
 import math
+import resource
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from mmlab_inline.ops import dispatch
 
 DATA = Path(__file__).parent / 'data'
 
@@ -61,9 +64,7 @@ def golden() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]:
 
 @pytest.fixture
 def use_form(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Forces one of the two linear forms, and makes sure afterwards that it was asked for."""
-    # The package attribute of this name is the function.
-    module = importlib.import_module('mmlab_inline.ops.inline_attention')
+    """Forces the linear form or a fast one, and makes sure afterwards that it was asked for."""
     calls = []
     forced = []
 
@@ -74,7 +75,7 @@ def use_form(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]
             calls.append(form)
             return form == 'fast'
 
-        monkeypatch.setattr(module, 'fast_form_is_cheaper', choose)
+        monkeypatch.setattr(dispatch, 'fast_form_is_cheaper', choose)
 
     yield force
     assert bool(calls) == bool(forced)
@@ -121,3 +122,19 @@ def build_narrow() -> Callable[..., nn.Module]:
         return cls(arch, **settings)
 
     return build
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager]:
+    """Within ``with full_disk(size)`` no file can grow beyond so many bytes."""
+
+    @contextmanager
+    def limit(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

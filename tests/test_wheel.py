@@ -84,7 +84,7 @@ def test_wheel_is_complete(site):
     ],
 )
 def test_two_iterations_from_the_wheel(site, base, options, tmp_path):
-    classes = ('circle', 'triangle', 'cross')
+    classes = ('circle', 'star', 'cross')
     write_dataset(tmp_path / 'work_dirs/demo/data', 16, 2, classes=classes)
     (tmp_path / 'mine.py').write_text(f"_base_ = 'mmlab_inline::demo/{base}'\n")
     env = {**os.environ, 'PYTHONPATH': str(site), 'OMP_NUM_THREADS': '1'}

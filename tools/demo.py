@@ -34,7 +34,7 @@ matplotlib.use('Agg')
 ROOT = Path(__file__).resolve().parent.parent
 # Relative, as in the demo configs: everything lands below the folder the demo is started in.
 FOLDER = Path('work_dirs/demo')
-CLASSES = ('circle', 'triangle', 'cross')
+CLASSES = ('circle', 'star', 'cross')
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=1',
         ),
-        num_steps=600,
+        num_steps=900,
         loss='loss',
         metrics={'box_ap': ('coco/bbox_mAP', 1.0), 'mask_ap': ('coco/segm_mAP', 1.0)},
     ),
@@ -90,7 +90,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=4',
         ),
-        num_steps=1500,
+        num_steps=1800,
         loss='loss',
         metrics={'miou': ('mIoU', 0.01)},
     ),

@@ -19,6 +19,7 @@ from mmlab_inline.engine import (
     drop_pretrained,
     load_config,
     load_weights,
+    use_safe_loading,
 )
 from mmlab_inline.utils import UserError, exit_on_user_error
 
@@ -40,6 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    use_safe_loading()
     with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher

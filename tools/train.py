@@ -22,6 +22,8 @@ from mmlab_inline.engine import (
     find_checkpoint,
     is_whole,
     load_config,
+    prepare_load_from,
+    use_safe_loading,
 )
 from mmlab_inline.utils import UserError, exit_on_user_error
 
@@ -37,6 +39,14 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         metavar='PATH',
         help='continue from PATH, or from the newest checkpoint of the work folder',
+    )
+    parser.add_argument(
+        '--load-from', metavar='PATH', help='start from the weights of this checkpoint'
+    )
+    parser.add_argument(
+        '--new-classes',
+        action='store_true',
+        help='with --load-from: the classes differ; tensors shaped by their number start afresh',
     )
     parser.add_argument(
         '--amp', action='store_true', help='mixed precision: fp16 on a GPU, else bf16 on the CPU'
@@ -64,16 +74,19 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    use_safe_loading()
     with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher
         check_launcher(cfg)
         if args.work_dir or not cfg.get('work_dir'):
             cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
+        if args.load_from:
+            cfg.load_from = args.load_from
         if args.resume:
             resume(cfg, args.resume)
-        if args.from_scratch:
-            drop_pretrained(cfg)
+        if args.from_scratch or cfg.get('load_from'):
+            drop_pretrained(cfg)  # a checkpoint overrides them
         if args.seed is not None or args.deterministic:
             cfg.randomness = dict(seed=args.seed, deterministic=args.deterministic)
         if args.accumulate > 1:
@@ -87,6 +100,7 @@ def main() -> None:
 
     runner = Runner.from_cfg(cfg)
     with exit_on_user_error():
+        prepare_load_from(runner, args.new_classes)
         runner.train()
     if runner.rank == 0:
         print_next_step(args.config, Path(runner.work_dir))

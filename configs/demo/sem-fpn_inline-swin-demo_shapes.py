@@ -2,7 +2,7 @@
 _base_ = '../segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py'
 
 data_root = 'work_dirs/demo/data/ade/ADEChallengeData2016'
-classes = ('background', 'circle', 'triangle', 'cross')
+classes = ('background', 'circle', 'star', 'cross')
 
 model = dict(
     data_preprocessor=dict(size=(160, 160)),
@@ -51,13 +51,13 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# 1500 iterations * 8 / 1200 images = 10 epochs.
-train_cfg = dict(max_iters=1500, val_interval=1500)
+# 1800 iterations * 8 / 1200 images = 12 epochs.
+train_cfg = dict(max_iters=1800, val_interval=1800)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, begin=0, end=50, by_epoch=False),
-    dict(type='PolyLR', eta_min=0.0, power=0.9, begin=50, end=1500, by_epoch=False),
+    dict(type='PolyLR', eta_min=0.0, power=0.9, begin=50, end=1800, by_epoch=False),
 ]
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0))
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=1500, max_keep_ckpts=1, save_best=None)
+    logger=dict(interval=10), checkpoint=dict(interval=1800, max_keep_ckpts=1, save_best=None)
 )

@@ -13,7 +13,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from ..layers import MixerContext, PatchEmbed
-from ..ops import resize_pos_embed
+from ..ops import ResizedPosEmbeds
 from ..registry import register_backbone
 from .base import (
     AttentionSpec,
@@ -103,6 +103,7 @@ class InLinePVT(DenseBackbone):
             tuple(side // stride for side in pretrain_img_size)
             for stride in accumulate(PATCH_SIZES, int.__mul__)
         ]
+        self._resized_pos_embeds = ResizedPosEmbeds()
         for stage in range(len(dims)):
             heads = settings['num_heads'][stage]
             blocks = []
@@ -132,6 +133,11 @@ class InLinePVT(DenseBackbone):
         self.apply(init_linear_and_norm)
         self._freeze_stages()
 
+    def train(self, mode: bool = True) -> 'InLinePVT':
+        # Weights may have been swapped through .data, as averaging hooks do around an evaluation.
+        self._resized_pos_embeds.clear()
+        return super().train(mode)
+
     def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         if index == 0:
             return [self.patch_embed1, self.pos_embed1]
@@ -153,10 +159,10 @@ class InLinePVT(DenseBackbone):
             number = stage + 1
             x, hw_shape = getattr(self, f'patch_embed{number}')(x)
             pos_embed = getattr(self, f'pos_embed{number}')
-            x = x + resize_pos_embed(pos_embed, self.pos_grids[stage], hw_shape)
+            x = x + self._resized_pos_embeds(pos_embed, self.pos_grids[stage], hw_shape)
             for block in getattr(self, f'block{number}'):
                 x = self._run_block(block, x, hw_shape)
-            x = x.transpose(1, 2).unflatten(2, hw_shape)
+            x = x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
             if stage in self.out_indices:
                 outs.append(x.contiguous())
         return tuple(outs)

@@ -177,7 +177,7 @@ class InLineSwin(DenseBackbone):
                 x = self._run_block(block, x, hw_shape)
             if stage in self.out_indices:
                 out = getattr(self, f'norm{stage}')(x)
-                outs.append(out.transpose(1, 2).unflatten(2, hw_shape).contiguous())
+                outs.append(out.unflatten(1, hw_shape).permute(0, 3, 1, 2).contiguous())
             if stage < last:
                 x, hw_shape = layer.downsample(x, hw_shape)
         return tuple(outs)

@@ -1,11 +1,18 @@
 """ImageNet weights into a backbone: everything, or an error."""
 
 import re
+from collections.abc import Mapping
 
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
-from ..utils import load_checkpoint, unwrap_state_dict
+from ..utils import (
+    CheckpointError,
+    Difference,
+    compare_state_dict,
+    load_checkpoint,
+    unwrap_state_dict,
+)
 from .key_converters import to_own_format
 
 # Classification parts, and buffers that are computed afresh.
@@ -26,47 +33,58 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file holds less than every parameter except output norms, other shapes, or
-            parameters of a bigger model. Nothing has been loaded then.
+        CheckpointError: The file holds less than every parameter except output norms, other
+            shapes, or parameters of a bigger model. Nothing has been loaded then.
     """
+    checkpoint = load_checkpoint(path)
     try:
-        state_dict = unwrap_state_dict(load_checkpoint(path))
-    except ValueError as error:
-        raise ValueError(f'cannot load {path}: {error}') from None
+        state_dict = unwrap_state_dict(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f'cannot load {path}: {error}') from None
     if prefix:
-        prefix = prefix.rstrip('.') + '.'
-        state_dict = {
-            key.removeprefix(prefix): value
-            for key, value in state_dict.items()
-            if key.startswith(prefix)
-        }
-    state_dict = to_own_format(state_dict)
-    weights = {key: value for key, value in state_dict.items() if not _LEFT_OUT.search(key)}
-    own = dict(model.named_parameters())
-    missing = [key for key in own if key not in weights and not _OUTPUT_NORM.match(key)]
-    surplus = [key for key in weights if key not in own and not _OUTPUT_NORM.match(key)]
-    reshaped = [
-        f'{key} {tuple(weights[key].shape)} instead of {tuple(own[key].shape)}'
-        for key in own
-        if key in weights and weights[key].shape != own[key].shape
-    ]
-    problems = [
-        f'{len(keys)} {what} (such as {keys[0]})'
-        for keys, what in (
-            (missing, 'parameters missing'),
-            (surplus, 'unknown'),
-            (reshaped, 'of another shape'),
-        )
-        if keys
-    ]
-    if problems:
-        raise ValueError(
-            f'{path} does not fit {type(model).__name__}: {"; ".join(problems)}. '
-            'Nothing was loaded; take the file of this arch and these settings'
+        state_dict = below(prefix, state_dict)
+    weights, left_out = split_backbone(state_dict)
+    difference = compare_backbone(model, weights)
+    if difference:
+        hint = ''
+        if not prefix and any(name.startswith('backbone.') for name in weights):
+            hint = "; a detector's or segmentor's needs init_cfg=dict(..., prefix='backbone.')"
+        raise CheckpointError(
+            f'{path} does not fit {type(model).__name__}: {difference}. '
+            f'Nothing was loaded; take the file of this arch and these settings{hint}'
         )
     model.load_state_dict(weights, strict=False)
     print_log(
         f'{type(model).__name__}: {len(weights)} tensors loaded from {path}, '
-        f'{len(state_dict) - len(weights)} classification tensors left out',
+        f'{len(left_out)} classification tensors left out',
         logger='current',
     )
+
+
+def below(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors below a prefix, without it."""
+    prefix = prefix.rstrip('.') + '.'
+    return {
+        name.removeprefix(prefix): value
+        for name, value in state_dict.items()
+        if name.startswith(prefix)
+    }
+
+
+def split_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """A backbone's weights under the names here, and the names of what no backbone holds.
+
+    Args:
+        state_dict: Weights of a backbone or classifier, without prefix.
+
+    Returns:
+        Weights, and names of classification parts and recomputable buffers.
+    """
+    state_dict = to_own_format(state_dict)
+    left_out = [name for name in state_dict if _LEFT_OUT.search(name)]
+    return {name: value for name, value in state_dict.items() if name not in left_out}, left_out
+
+
+def compare_backbone(model: nn.Module, weights: Mapping[str, Tensor]) -> Difference:
+    """What weights lack or have too much, output norms apart, which may be on one side only."""
+    return compare_state_dict(dict(model.named_parameters()), weights, _OUTPUT_NORM.match)

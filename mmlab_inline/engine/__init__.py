@@ -4,9 +4,11 @@ from .amp import enable_amp
 from .checkpoint_hook import AtomicCheckpointHook
 from .cli import ArgumentParser
 from .config import check_options, drop_pretrained, load_config
+from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_launcher, check_pretrained, load_weights
 from .resume import find_checkpoint, is_whole
+from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
 from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
 
@@ -27,4 +29,6 @@ __all__ = [
     'is_whole',
     'load_config',
     'load_weights',
+    'prepare_load_from',
+    'use_safe_loading',
 ]

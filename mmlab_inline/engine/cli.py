@@ -40,6 +40,14 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
 
+def positive(text: str) -> int:
+    """Type of an argument: a whole number of at least 1."""
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
+    return value
+
+
 class _RankAction(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         os.environ.setdefault('LOCAL_RANK', str(values))  # where mmengine looks

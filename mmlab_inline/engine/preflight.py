@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from ..utils import UserError, load_checkpoint, unwrap_state_dict
+from ..utils import UserError, compare_state_dict, load_checkpoint, unwrap_state_dict
 from .config import pretrained_settings
 from .released_weights import RELEASED_WEIGHTS
 
@@ -62,17 +62,25 @@ def check_launcher(cfg: Config) -> None:
 
 
 def check_pretrained(cfg: Config) -> None:
-    """Check that the pretrained weights that the config asks for exist.
+    """Check that the weights that the config asks for exist.
 
     Raises:
         UserError: A file is missing; names its download page.
     """
+    path = str(cfg.get('load_from') or '')
+    if path and '://' not in path and not Path(path).is_file():
+        raise UserError(f'checkpoint {path} does not exist')
     for node in pretrained_settings(cfg):
         path = str(node['init_cfg'].get('checkpoint'))
         if '://' in path or Path(path).is_file():
             continue
-        page = RELEASED_WEIGHTS.get(Path(path).stem)
-        source = f'download it from {page}' if page else 'put the ImageNet weights there'
+        name, folder = Path(path).stem, Path(path).parent
+        source = 'put the ImageNet weights there'
+        if name in RELEASED_WEIGHTS:
+            source = (
+                f'python tools/download_weights.py {name} --out {folder} fetches it from '
+                f'{RELEASED_WEIGHTS[name]}'
+            )
         raise UserError(f'{path} does not exist: {source}, or add --from-scratch')
 
 
@@ -86,16 +94,9 @@ def load_weights(model: nn.Module, path: str) -> None:
         state_dict = unwrap_state_dict(load_checkpoint(path))
     except (FileNotFoundError, ValueError) as error:
         raise UserError(str(error)) from None
-    own = model.state_dict()
-    missing = [key for key in own if key not in state_dict]
-    surplus = [key for key in state_dict if key not in own]
-    reshaped = [key for key in own if key in state_dict and own[key].shape != state_dict[key].shape]
-    if missing or surplus or reshaped:
-        example = (missing or surplus or reshaped)[0]
-        raise UserError(
-            f'checkpoint {path} is of another model: {len(missing)} of {len(own)} tensors missing, '
-            f'{len(surplus)} unknown, {len(reshaped)} of another shape (such as {example})'
-        )
+    difference = compare_state_dict(model.state_dict(), state_dict)
+    if difference:
+        raise UserError(f'checkpoint {path} is of another model: {difference}')
     model.load_state_dict(state_dict)
 
 

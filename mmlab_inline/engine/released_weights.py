@@ -1,8 +1,16 @@
-"""Where the ImageNet checkpoints of every config are.
+"""Where the ImageNet checkpoints of every config are, and fetching them.
 
 InLine's are those of the README of LeapLabTHU/InLine; PVT's and Swin's are of whai362/PVT and
 SwinTransformer/storage, for the softmax twins.
 """
+
+import hashlib
+import json
+from pathlib import Path
+
+from ..utils import CheckpointError, UserError, write_atomically
+from .conversion import Conversion, read_and_convert, save_weights
+from .download import Report, download
 
 _INLINE = 'https://cloud.tsinghua.edu.cn/f/{}/?dl=1'
 _PVT = 'https://github.com/whai362/PVT/releases/download/v2/pvt_{}.pth'
@@ -27,3 +35,73 @@ RELEASED_WEIGHTS = {
     **{f'pvt_{arch}': _PVT.format(arch) for arch in ('tiny', 'small', 'medium', 'large')},
     **{f'swin_{arch}': _SWIN.format(arch) for arch in ('tiny', 'small', 'base')},
 }
+
+
+def fetch_weights(
+    name: str,
+    folder: str | Path,
+    url: str | None = None,
+    force: bool = False,
+    report: Report = lambda done, total: None,
+) -> Conversion | None:
+    """Download released weights and convert them to ``folder/NAME.pth``.
+
+    ``folder/NAME.json`` records where they came from and the sha256 of the file that was downloaded
+    and of the one that came of it; both are held against it the next time.
+
+    Args:
+        name: Out of :data:`RELEASED_WEIGHTS`.
+        folder: Where they go; the configs look in ``pretrained``.
+        url: A mirror instead of the authors' page.
+        force: Replace what is there, and accept another file than the recorded one.
+        report: Told about bytes so far and in all.
+
+    Returns:
+        What came of it, or None if the weights are there and as recorded.
+
+    Raises:
+        UserError: The download fails, a file is not what it was or what it should be, or
+            ``NAME.pth`` is there but was not downloaded.
+    """
+    folder = Path(folder)
+    target, note = folder / f'{name}.pth', folder / f'{name}.json'
+    url = url or RELEASED_WEIGHTS[name]
+    recorded = json.loads(note.read_text()) if note.is_file() and not force else {}
+    if target.exists() and not force:
+        if not recorded:
+            raise UserError(f'{target} exists and was not downloaded; --force replaces it')
+        if sha256(target) != recorded['sha256']:
+            raise UserError(f'{target} has changed since its download; --force replaces it')
+        return None
+    source = folder / f'{name}.download'
+    if force:
+        source.unlink(missing_ok=True)
+    download(url, source, report)
+    try:
+        digest = sha256(source)
+        if recorded and digest != recorded['download_sha256']:
+            raise CheckpointError(
+                f'{url}: the file has sha256 {digest}, but {note} says '
+                f'{recorded["download_sha256"]}; --force accepts it'
+            )
+        conversion = read_and_convert(source)
+        # 'inline_pvt_tiny' is InLine-PVT-T.
+        if conversion.model.name.lower().replace('-', '_') != name[: name.rindex('_') + 2]:
+            raise CheckpointError(f'{url}: these are weights of {conversion.model.name}')
+    except CheckpointError:
+        source.unlink()  # no use in keeping it
+        raise
+    save_weights(conversion.weights, target)
+    record = dict(url=url, download_sha256=digest, sha256=sha256(target))
+    write_atomically(note, f'{json.dumps(record, indent=1)}\n'.encode())
+    source.unlink()
+    return conversion
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

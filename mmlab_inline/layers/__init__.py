@@ -2,6 +2,7 @@
 
 from .block import Block
 from .inline_attention import InLineAttention
+from .mlp import Mlp
 from .patches import PatchEmbed, PatchMerging
 from .spatial_reduction_attention import SpatialReductionAttention
 from .token_mixer import TOKEN_MIXERS, MixerContext, build_token_mixer
@@ -12,6 +13,7 @@ __all__ = [
     'Block',
     'InLineAttention',
     'MixerContext',
+    'Mlp',
     'PatchEmbed',
     'PatchMerging',
     'SpatialReductionAttention',

@@ -1,7 +1,9 @@
 """The pre-norm Transformer block that both backbones are made of."""
 
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
+
+from .mlp import Mlp
 
 
 class Block(nn.Module):

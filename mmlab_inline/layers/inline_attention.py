@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from ..ops import KERNELS, apply_in_windows, inline_attention, token_mean, window_shift
+from ..ops import KERNELS, apply_in_windows, inline_attention, window_shift
 from ..utils import one_of
 
 
@@ -84,14 +84,19 @@ class InLineAttention(nn.Module):
         )
 
     def _attend(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        mean = token_mean(x)
-        # Channel-major: nine consecutive outputs of the residual branch belong to one channel.
-        local_kernel = self.residual(mean.to(x.dtype).transpose(1, 2)).view(-1, self.dim, 3, 3)
         weights, biases = self._projections()
         out = inline_attention(
-            x, mean, hw_shape, weights, biases, local_kernel, self.num_heads, self.kernel
+            x, hw_shape, weights, biases, self._predict_local_kernel, self.num_heads, self.kernel
         )
         return self.proj(out)
+
+    def _predict_local_kernel(self, mean: Tensor) -> Tensor:
+        """Kernels (B, C, 3, 3) from mean tokens (B, C)."""
+        first, gelu, second = self.residual
+        mean = mean.unflatten(1, (self.num_heads, 1, -1))  # (B, heads, 1, head_dim)
+        hidden = gelu(_grouped_linear(first, mean))
+        # Channel-major: nine consecutive outputs belong to one channel.
+        return _grouped_linear(second, hidden).reshape(-1, self.dim, 3, 3)
 
     def _projections(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         if hasattr(self, 'qkv'):
@@ -100,3 +105,9 @@ class InLineAttention(nn.Module):
             (self.q.weight, *self.kv.weight.chunk(2)),
             (self.q.bias, *self.kv.bias.chunk(2)),
         )
+
+
+def _grouped_linear(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    """A grouped convolution over one token (B, groups, 1, C / groups) as one batched product."""
+    weight = conv.weight.squeeze(2).unflatten(0, (conv.groups, -1))
+    return x @ weight.mT + conv.bias.view(conv.groups, 1, -1)

@@ -5,10 +5,9 @@ ceil(H / stride) x ceil(W / stride).
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import padded_shape
+from ..ops import pad_to_multiple
 
 
 class PatchEmbed(nn.Module):
@@ -32,11 +31,10 @@ class PatchEmbed(nn.Module):
         Returns:
             Tokens (B, N, C) and their map size (H, W).
         """
-        height, width = image.shape[2:]
-        padded_h, padded_w = padded_shape((height, width), self.patch_size)
-        image = self.proj(F.pad(image, (0, padded_w - width, 0, padded_h - height)))
-        hw_shape = (padded_h // self.patch_size, padded_w // self.patch_size)
-        return self.norm(image.flatten(2).transpose(1, 2)), hw_shape
+        # Channels last makes the tokens a view of what the convolution puts out.
+        x = image.permute(0, 2, 3, 1).contiguous()
+        x = self.proj(pad_to_multiple(x, self.patch_size).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.norm(x.flatten(1, 2)), (x.shape[1], x.shape[2])
 
 
 class PatchMerging(nn.Module):
@@ -57,9 +55,7 @@ class PatchMerging(nn.Module):
         Returns:
             Tokens (B, ceil(H / 2) * ceil(W / 2), 2 C) and their map size.
         """
-        height, width = hw_shape
-        padded_h, padded_w = padded_shape(hw_shape, 2)
-        x = F.pad(x.unflatten(1, hw_shape), (0, 0, 0, padded_w - width, 0, padded_h - height))
+        x = pad_to_multiple(x.unflatten(1, hw_shape), 2)
         # Neighbours (row, column) in the order (0, 0), (1, 0), (0, 1), (1, 1).
         x = torch.cat([x[:, row::2, col::2] for col in (0, 1) for row in (0, 1)], dim=-1)
-        return self.reduction(self.norm(x.flatten(1, 2))), (padded_h // 2, padded_w // 2)
+        return self.reduction(self.norm(x.flatten(1, 2))), (x.shape[1], x.shape[2])

@@ -50,7 +50,9 @@ class SpatialReductionAttention(nn.Module):
         if self.sr_ratio == 1:
             return x
         height, width = hw_shape
-        image = x.transpose(1, 2).unflatten(2, hw_shape)
+        x = x.unflatten(1, hw_shape)
         pad_h, pad_w = max(self.sr_ratio - height, 0), max(self.sr_ratio - width, 0)
-        image = F.pad(image, (0, pad_w, 0, pad_h))
-        return self.norm(self.sr(image).flatten(2).transpose(1, 2))
+        if pad_h or pad_w:
+            x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
+        x = self.sr(x.permute(0, 3, 1, 2))
+        return self.norm(x.permute(0, 2, 3, 1).flatten(1, 2))

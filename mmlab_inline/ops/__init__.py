@@ -1,19 +1,23 @@
 """Pure tensor functions; they import nothing of this package but each other."""
 
+from .dispatch import fast_form_is_cheaper, inline_attention
+from .eager import runs_eagerly_on_cpu
 from .inline_attention import (
     KERNELS,
-    fast_form_is_cheaper,
-    inline_attention,
+    inline_attention_banded,
     inline_attention_fast,
     inline_attention_linear,
     inline_attention_naive,
     inline_attention_weights,
     token_mean,
 )
+from .inline_attention_fused import inline_attention_fused, triton_is_available
 from .local_residual import dynamic_depthwise3x3
-from .pos_embed import resize_pos_embed
+from .mlp import hidden_tokens_are_big, streamed_mlp
+from .pos_embed import ResizedPosEmbeds, resize_pos_embed
 from .windows import (
     apply_in_windows,
+    pad_to_multiple,
     padded_shape,
     relative_position_index,
     shift_mask,
@@ -22,18 +26,26 @@ from .windows import (
 
 __all__ = [
     'KERNELS',
+    'ResizedPosEmbeds',
     'apply_in_windows',
     'dynamic_depthwise3x3',
     'fast_form_is_cheaper',
+    'hidden_tokens_are_big',
     'inline_attention',
+    'inline_attention_banded',
     'inline_attention_fast',
+    'inline_attention_fused',
     'inline_attention_linear',
     'inline_attention_naive',
     'inline_attention_weights',
+    'pad_to_multiple',
     'padded_shape',
     'relative_position_index',
     'resize_pos_embed',
+    'runs_eagerly_on_cpu',
     'shift_mask',
+    'streamed_mlp',
     'token_mean',
+    'triton_is_available',
     'window_shift',
 ]

@@ -1,4 +1,4 @@
-"""InLine attention as pure tensor functions: one definition, three ways to compute it.
+"""InLine attention as pure tensor functions: one definition, four ways to compute it.
 
 Source: "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurIPS 2024
 (arXiv 2412.06590). With ``s = head_dim ** -0.5`` and a kernel function phi, query i weighs key j by
@@ -8,7 +8,7 @@ Source: "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurI
 so rows sum to one by subtraction instead of division, which keeps the map from queries to weights
 injective. The output adds a dynamic depthwise 3x3 convolution of the values (the local residual).
 
-All three functions have one signature, :data:`inline_attention` picks among the linear ones.
+All have one signature; :func:`.dispatch.inline_attention` picks among the linear ones.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .banded import apply_in_bands, centred_gram
 from .local_residual import dynamic_depthwise3x3
 
 KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -139,40 +140,17 @@ def inline_attention_fast(
     Raises:
         ValueError: ``kernel`` is not ``'identity'``.
     """
-    if kernel != 'identity':
-        raise ValueError(f"the fast form needs kernel='identity', got {kernel!r}")
-    batch, num_tokens, channels = x.shape
-    head_dim = channels // num_heads
+    _check_identity(kernel)
     v = F.linear(x, weights[2], biases[2])
-    with _without_autocast(x):
-        acc = x_mean.dtype
-        wq, wk, wv = (w.to(acc).unflatten(0, (num_heads, head_dim)) for w in weights)
-        bq, bv = biases[0].to(acc), biases[2].to(acc)
-        x_centred = x.to(acc) - x_mean
-        gram = x_centred.transpose(1, 2) @ x_centred / num_tokens
-        k_gram = (wk.flatten(0, 1) @ gram).unflatten(1, (num_heads, head_dim))
-        cov = head_dim**-0.5 * (k_gram @ wv.transpose(1, 2))  # (B, heads, head_dim, head_dim)
-        matrix = (wq.transpose(1, 2) @ cov).transpose(1, 2).reshape(batch, channels, channels)
-        bias = bq.view(num_heads, 1, head_dim) @ cov  # (B, heads, 1, head_dim)
-        bias = bias.flatten(1) + F.linear(x_mean[:, 0], wv.flatten(0, 1), bv)
+    with without_autocast(x):
+        x_centred = x.to(x_mean.dtype) - x_mean
+        gram = x_centred.mT @ x_centred / x.shape[1]
+        matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
     local = dynamic_depthwise3x3(v, local_kernel, hw_shape, bias)
     return torch.baddbmm(local, x.to(v.dtype), matrix.to(v.dtype))
 
 
-def fast_form_is_cheaper(num_tokens: int, channels: int, kernel: str) -> bool:
-    """The rule by which :func:`inline_attention` chooses: three times as many tokens as channels.
-
-    Per sample the fast form replaces the textbook's ``2 N C d`` multiply-accumulates and its
-    per-head copies of q, k and v by ``C^3 + 2 C^2 d`` for G's products with the weights.
-    Measured on 2 cores in float32, batch 2, speed-up forward / forward and backward:
-    64 channels 0.7 / 0.9 at N = C, 1.2 / 1.0 at 3 C, 3.2 / 1.9 at 64 C; 320 channels 0.8 / 0.7
-    at 0.8 C, 1.2 / 1.1 at 3 C, 1.9 / 1.3 at 12 C; 512 channels 0.6 / 0.6 at 0.5 C, 1.1 / 1.0 at
-    2 C, 1.8 / 1.4 at 8 C.
-    """
-    return kernel == 'identity' and num_tokens >= 3 * channels
-
-
-def inline_attention(
+def inline_attention_banded(
     x: Tensor,
     x_mean: Tensor,
     hw_shape: tuple[int, int],
@@ -182,13 +160,53 @@ def inline_attention(
     num_heads: int,
     kernel: str = 'identity',
 ) -> Tensor:
-    """InLine attention by the cheaper of its two linear forms.
+    """The fast form in bands of rows (:mod:`.banded`): faster yet on a CPU, and keeps only ``x``.
 
-    Arguments and result as in :func:`inline_attention_naive`.
+    Arguments and result as in :func:`inline_attention_naive`; ``x`` in float32 or float64, outside
+    autocast; first-order gradients only.
+
+    Raises:
+        ValueError: ``kernel`` is not ``'identity'``.
     """
-    fast = fast_form_is_cheaper(x.shape[1], x.shape[2], kernel)
-    form = inline_attention_fast if fast else inline_attention_linear
-    return form(x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel)
+    _check_identity(kernel)
+    x, gram = centred_gram(x, x_mean)
+    matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
+    return apply_in_bands(x, matrix, bias, weights[2], biases[2], local_kernel, hw_shape)
+
+
+def fold_projections(
+    gram: Tensor,
+    x_mean: Tensor,
+    weights: tuple[Tensor, Tensor, Tensor],
+    biases: tuple[Tensor, Tensor, Tensor],
+    num_heads: int,
+) -> tuple[Tensor, Tensor]:
+    """Everything but the value's residual as one matrix and one bias per sample.
+
+    Args:
+        gram: Token covariance of ``x``, (B, C, C).
+        x_mean: (B, 1, C).
+        weights: Query, key and value weights.
+        biases: Query, key and value biases.
+        num_heads: Number of heads.
+
+    Returns:
+        (B, C, C) and (B, C), in the dtype of ``x_mean``.
+    """
+    batch, channels = gram.shape[:2]
+    head_dim = channels // num_heads
+    wq, wk, wv = (w.to(x_mean.dtype).unflatten(0, (num_heads, head_dim)) for w in weights)
+    bq, bv = biases[0].to(x_mean.dtype), biases[2].to(x_mean.dtype)
+    k_gram = (wk.flatten(0, 1) @ gram).unflatten(1, (num_heads, head_dim))
+    cov = head_dim**-0.5 * (k_gram @ wv.mT)  # (B, heads, head_dim, head_dim)
+    matrix = (wq.mT @ cov).transpose(1, 2).reshape(batch, channels, channels)
+    bias = bq.view(num_heads, 1, head_dim) @ cov  # (B, heads, 1, head_dim)
+    return matrix, bias.flatten(1) + F.linear(x_mean[:, 0], wv.flatten(0, 1), bv)
+
+
+def _check_identity(kernel: str) -> None:
+    if kernel != 'identity':
+        raise ValueError(f"the fast form needs kernel='identity', got {kernel!r}")
 
 
 def _split_heads(x: Tensor, num_heads: int) -> Tensor:
@@ -199,6 +217,6 @@ def _merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)  # (B, N, C)
 
 
-def _without_autocast(x: Tensor) -> AbstractContextManager:
+def without_autocast(x: Tensor) -> AbstractContextManager:
     # torch.autocast refuses the meta device, which counts and shape checks use.
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)

@@ -36,7 +36,7 @@ def dynamic_depthwise3x3(
     if method == 'auto':
         loop = x.device.type == 'cpu' and batch <= _MAX_LOOPED_SAMPLES
         method = 'sample' if loop else 'group'
-    image = x.transpose(1, 2).unflatten(2, hw_shape)  # (B, C, H, W) view
+    image = x.unflatten(1, hw_shape).permute(0, 3, 1, 2)  # (B, C, H, W) view, channels last
     kernel = kernel.to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
     if method == 'sample':

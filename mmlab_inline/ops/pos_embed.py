@@ -1,5 +1,8 @@
 """Learned position embeddings at any map size."""
 
+from collections import OrderedDict
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,3 +27,51 @@ def resize_pos_embed(
     image = pos_embed.transpose(1, 2).unflatten(2, grid_shape)
     image = F.interpolate(image, hw_shape, mode='bilinear', align_corners=False)
     return image.flatten(2).transpose(1, 2)
+
+
+class ResizedPosEmbeds:
+    """Resized position embeddings of the last few map sizes, for inference.
+
+    Nothing is kept or taken while gradients are recorded, while compiling or while exporting. An
+    embedding that was changed or replaced since, or cast or moved, is resized afresh.
+
+    Args:
+        max_size: Embeddings to keep.
+    """
+
+    def __init__(self, max_size: int = 16) -> None:
+        self._max_size = max_size
+        self._kept: OrderedDict[tuple, Tensor] = OrderedDict()
+
+    def __call__(
+        self, pos_embed: Tensor, grid_shape: tuple[int, int], hw_shape: tuple[int, int]
+    ) -> Tensor:
+        """As :func:`resize_pos_embed`."""
+        if (
+            grid_shape == hw_shape
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+            or torch.is_grad_enabled()
+            or pos_embed.is_inference()  # counts no versions
+        ):
+            return resize_pos_embed(pos_embed, grid_shape, hw_shape)
+        # data_ptr tells device, dtype and replacement by `.data =`; the version, changes in place.
+        key = (pos_embed.data_ptr(), pos_embed._version, pos_embed.dtype, pos_embed.device)
+        key += (grid_shape, hw_shape)
+        if key not in self._kept:
+            resized = resize_pos_embed(pos_embed, grid_shape, hw_shape)
+            self._kept[key] = resized.contiguous()
+            if len(self._kept) > self._max_size:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+    def clear(self) -> None:
+        """Forget all: for changes that leave no trace, such as ``parameter.data.copy_``."""
+        self._kept.clear()
+
+    def __deepcopy__(self, memo: dict) -> 'ResizedPosEmbeds':
+        return type(self)(self._max_size)
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self._max_size,)

@@ -33,11 +33,9 @@ def apply_in_windows(
     """
     batch, num_tokens, channels = x.shape
     height, width = hw_shape
-    padded_h, padded_w = padded_shape(hw_shape, window_size)
+    x = pad_to_multiple(x.view(batch, height, width, channels), window_size)
+    padded_h, padded_w = x.shape[1:3]
     rows, cols = padded_h // window_size, padded_w // window_size
-
-    x = x.view(batch, height, width, channels)
-    x = F.pad(x, (0, 0, 0, padded_w - width, 0, padded_h - height))
     if any(shift):
         x = torch.roll(x, (-shift[0], -shift[1]), (1, 2))
     x = x.view(batch, rows, window_size, cols, window_size, channels).transpose(2, 3)
@@ -47,6 +45,20 @@ def apply_in_windows(
     if any(shift):
         x = torch.roll(x, shift, (1, 2))
     return x[:, :height, :width].reshape(batch, num_tokens, channels)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad a map (B, H, W, C) with zeros at the bottom and right; itself if there is nothing to pad.
+
+    Returns:
+        (B, H', W', C) with the smallest H' >= H and W' >= W that ``multiple`` divides.
+    """
+    height, width = x.shape[1:3]
+    padded_h, padded_w = padded_shape((height, width), multiple)
+    # F.pad copies also where it adds nothing. An exporter must not see a branch on a size.
+    if not torch.compiler.is_exporting() and (padded_h, padded_w) == (height, width):
+        return x
+    return F.pad(x, (0, 0, 0, padded_w - width, 0, padded_h - height))
 
 
 def padded_shape(hw_shape: tuple[int, int], multiple: int) -> tuple[int, int]:

@@ -1,17 +1,28 @@
 """What every part may use; it imports nothing else of this package."""
 
+from .atomic import write_atomically
 from .errors import UserError, exit_on_user_error, one_line
 from .names import check_keywords, did_you_mean, one_of
-from .safe_load import UnsafeCheckpointError, load_checkpoint, unwrap_state_dict
+from .safe_load import (
+    CheckpointError,
+    UnsafeCheckpointError,
+    load_checkpoint,
+    unwrap_state_dict,
+)
+from .state_dicts import Difference, compare_state_dict
 
 __all__ = [
+    'CheckpointError',
+    'Difference',
     'UnsafeCheckpointError',
     'UserError',
     'check_keywords',
+    'compare_state_dict',
     'did_you_mean',
     'exit_on_user_error',
     'load_checkpoint',
     'one_line',
     'one_of',
     'unwrap_state_dict',
+    'write_atomically',
 ]

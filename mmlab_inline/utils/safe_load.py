@@ -5,16 +5,30 @@ types is ever looked up, so that released files (which hold a yacs config beside
 which ``weights_only=True`` therefore refuses) load, and files that need more are refused by name.
 """
 
+import os
 import pickle
+import warnings
 from collections import Counter, OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from mmengine.logging import HistoryBuffer
 from torch import Tensor
 
+from .errors import UserError
 
-class UnsafeCheckpointError(ValueError):
+# Set to 1, files that the allow-list refuses are unpickled after all, and may run anything.
+UNSAFE_VARIABLE = 'MMLAB_INLINE_UNSAFE_CHECKPOINTS'
+
+_torch_load = torch.load  # what it is before anybody replaces it
+
+
+class CheckpointError(UserError, ValueError):
+    """The file is no checkpoint, or none that serves here."""
+
+
+class UnsafeCheckpointError(CheckpointError):
     """The file needs a type that is not known to be harmless."""
 
 
@@ -30,6 +44,14 @@ class _PlainObject:
 
     def __init__(self, *args: object) -> None:
         pass
+
+
+class _PlainHistory(HistoryBuffer):
+    """Reads mmengine's log history; its own reader would take over methods that a file names."""
+
+    def __setstate__(self, state: dict) -> None:
+        self.__class__ = HistoryBuffer
+        self.__init__(state['_log_history'], state['_count_history'], state['max_length'])
 
 
 def _no_attribute(*args: object) -> None:
@@ -64,7 +86,7 @@ _PLAIN_TYPES = {
     ('__builtin__', 'set'): set,
     ('yacs.config', 'CfgNode'): _PlainDict,
     ('argparse', 'Namespace'): _PlainObject,
-    ('mmengine.logging.history_buffer', 'HistoryBuffer'): _PlainObject,
+    ('mmengine.logging.history_buffer', 'HistoryBuffer'): _PlainHistory,
 }
 
 
@@ -90,11 +112,12 @@ _PICKLE_MODULE = SimpleNamespace(
 )
 
 
-def load_checkpoint(path: str | Path) -> dict:
-    """Read a ``.pth`` or ``.safetensors`` file onto the CPU.
+def load_checkpoint(path: str | Path, map_location: object = 'cpu') -> dict:
+    """Read a ``.pth`` or ``.safetensors`` file.
 
     Args:
         path: The file.
+        map_location: Where the tensors go, as :func:`torch.load` takes it.
 
     Returns:
         What it holds: for safetensors the state dict, else whatever was saved, with configuration
@@ -102,8 +125,9 @@ def load_checkpoint(path: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: There is no such file.
-        UnsafeCheckpointError: The file needs a type that is not known to be harmless.
-        ValueError: The file is no checkpoint.
+        UnsafeCheckpointError: The file needs a type that is not known to be harmless, and the
+            environment variable :data:`UNSAFE_VARIABLE` is not 1.
+        CheckpointError: The file is no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
@@ -115,25 +139,29 @@ def load_checkpoint(path: str | Path) -> dict:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f'{path} is no safetensors file: {error}') from None
+            raise CheckpointError(f'{path} is no safetensors file: {error}') from None
     try:
-        return torch.load(
-            path, map_location='cpu', pickle_module=_PICKLE_MODULE, weights_only=False
+        return _torch_load(
+            path, map_location=map_location, pickle_module=_PICKLE_MODULE, weights_only=False
         )
     except UnsafeCheckpointError as error:
+        if os.environ.get(UNSAFE_VARIABLE) == '1':
+            warnings.warn(f'{path}: {error}, as {UNSAFE_VARIABLE}=1 allows', stacklevel=2)
+            return _torch_load(path, map_location=map_location, weights_only=False)
         raise UnsafeCheckpointError(
             f'{path} is refused, {error}: save its weights alone '
-            "(torch.save({'state_dict': ...}) or safetensors) where you trust it"
+            "(torch.save({'state_dict': ...}) or safetensors) where you trust it, "
+            f'or set {UNSAFE_VARIABLE}=1 to let it run whatever it holds'
         ) from None
     except Exception as error:  # a damaged pickle fails in any way
-        raise ValueError(f'{path} is no checkpoint, or a torn one: {error}') from None
+        raise CheckpointError(f'{path} is no checkpoint, or a torn one: {error}') from None
 
 
 def unwrap_state_dict(checkpoint: dict) -> dict[str, Tensor]:
     """The state dict in what mm tools (``state_dict``), timm and the authors (``model``) save.
 
     Raises:
-        ValueError: There is none.
+        CheckpointError: There is none.
     """
     for key in ('state_dict', 'model'):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
@@ -142,6 +170,6 @@ def unwrap_state_dict(checkpoint: dict) -> dict[str, Tensor]:
     if not isinstance(checkpoint, dict) or not any(
         isinstance(value, Tensor) for value in checkpoint.values()
     ):
-        raise ValueError("it holds no weights: no 'state_dict', no 'model', no tensors")
+        raise CheckpointError("it holds no weights: no 'state_dict', no 'model', no tensors")
     state_dict = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}

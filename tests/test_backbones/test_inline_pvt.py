@@ -201,3 +201,12 @@ def test_all_softmax_is_mmdets_pvt(size, randomised, no_random_init, assert_near
         outs, expected = model(image), reference(image)
     for stage in range(4):
         assert_near(outs[stage], expected[stage], 2e-5, f'stage {stage}')
+
+
+def test_swapped_weights_count_from_the_next_switch_to_eval(build_narrow):
+    model = build_narrow(InLinePVT).eval()
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        before = model(image)[0]
+        model.pos_embed1.data.copy_(model.pos_embed1.data + 1)
+        assert (model.eval()(image)[0] - before).abs().max() > 0.1

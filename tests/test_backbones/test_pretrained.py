@@ -230,6 +230,14 @@ def test_wrong_prefix(source, target, tmp_path):
 
 
 @both
+def test_detector_without_a_prefix(source, target, tmp_path):
+    path = tmp_path / 'weights.pth'
+    weights = {f'backbone.{name}': value for name, value in source.state_dict().items()}
+    torch.save({'state_dict': weights}, path)
+    refused(target(path), ValueError, r"needs init_cfg=dict\(\.\.\., prefix='backbone\.'\)")
+
+
+@both
 def test_file_without_weights(target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'epoch': 3}, path)

@@ -53,8 +53,10 @@ def test_remote_data_are_left_alone():
 def test_missing_weights_name_their_page(tmp_path):
     init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'inline_swin_base.pth'))
     cfg = Config(dict(model=dict(backbone=dict(init_cfg=init_cfg))))
-    with pytest.raises(UserError, match=re.escape(RELEASED_WEIGHTS['inline_swin_base'])):
+    with pytest.raises(UserError, match=re.escape(RELEASED_WEIGHTS['inline_swin_base'])) as info:
         check_pretrained(cfg)
+    command = f'tools/download_weights.py inline_swin_base --out {tmp_path}'
+    assert command in str(info.value)
     (tmp_path / 'inline_swin_base.pth').touch()
     check_pretrained(cfg)
 

@@ -6,8 +6,10 @@ from torch import Tensor
 
 from mmlab_inline.ops import (
     KERNELS,
+    banded,
     fast_form_is_cheaper,
     inline_attention,
+    inline_attention_banded,
     inline_attention_fast,
     inline_attention_linear,
     inline_attention_naive,
@@ -19,6 +21,7 @@ FORMS = {
     'naive': inline_attention_naive,
     'linear': inline_attention_linear,
     'fast': inline_attention_fast,
+    'banded': inline_attention_banded,
 }
 # (H, W), channels, heads
 MAPS = [
@@ -92,7 +95,7 @@ def largest_gradient(results: dict[str, Tensor]) -> float:
 def test_forms_are_equal(hw_shape, channels, num_heads, mean, assert_near):
     inputs = draw(hw_shape, channels, mean)
     reference = run(inline_attention_naive, inputs, hw_shape, num_heads)
-    for form in ('linear', 'fast'):
+    for form in ('linear', 'fast', 'banded'):
         for dtype in (torch.float64, torch.float32):
             results = run(FORMS[form], inputs, hw_shape, num_heads, dtype=dtype)
             tolerance = 1e-10 if dtype is torch.float64 else 1e-5
@@ -168,10 +171,11 @@ def test_kernels_differ_and_are_the_stated_functions():
         torch.testing.assert_close(KERNELS[name](x), values)
 
 
+@pytest.mark.parametrize('form', ['fast', 'banded'])
 @pytest.mark.parametrize('kernel', sorted(set(KERNELS) - {'identity'}))
-def test_fast_form_refuses_other_kernels(kernel):
+def test_fast_forms_refuse_other_kernels(form, kernel):
     with pytest.raises(ValueError, match=kernel):
-        call(inline_attention_fast, draw((2, 2), 4, 0), (2, 2), 1, kernel)
+        call(FORMS[form], draw((2, 2), 4, 0), (2, 2), 1, kernel)
 
 
 def test_weights_against_the_formula_written_as_loops():
@@ -271,12 +275,57 @@ def test_choice_of_form():
     assert not fast_form_is_cheaper(196, 320, 'identity')
 
 
-@pytest.mark.parametrize(('hw_shape', 'form'), [((9, 14), 'fast'), ((2, 3), 'linear')])
+def dispatched(inputs: dict[str, Tensor], hw_shape: tuple[int, int]) -> Tensor:
+    def predict(mean: Tensor) -> Tensor:
+        assert torch.equal(mean, token_mean(inputs['x'])[:, 0].to(inputs['x'].dtype))
+        return inputs['local_kernel']
+
+    x, wq, wk, wv, bq, bk, bv, _ = (inputs[name] for name in NAMES)
+    return inline_attention(x, hw_shape, (wq, wk, wv), (bq, bk, bv), predict, 3)
+
+
+@pytest.mark.parametrize(('hw_shape', 'form'), [((9, 14), 'banded'), ((2, 3), 'linear')])
 def test_dispatch_runs_the_chosen_form(hw_shape, form):
     inputs = draw(hw_shape, 24, 1)
-    assert fast_form_is_cheaper(hw_shape[0] * hw_shape[1], 24, 'identity') == (form == 'fast')
+    assert fast_form_is_cheaper(hw_shape[0] * hw_shape[1], 24, 'identity') == (form == 'banded')
     expected = call(FORMS[form], inputs, hw_shape, 3)
-    assert torch.equal(call(inline_attention, inputs, hw_shape, 3), expected)
+    assert torch.equal(dispatched(inputs, hw_shape), expected)
+
+
+def test_dispatch_leaves_autocast_and_half_precision_to_plain_operations():
+    inputs = {name: tensor.float() for name, tensor in draw((9, 14), 24, 1).items()}
+    half = {name: tensor.bfloat16() for name, tensor in inputs.items()}
+    for given, autocast in ((inputs, True), (half, False)):
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            out = dispatched(given, (9, 14))
+            assert torch.equal(out, call(inline_attention_fast, given, (9, 14), 3))
+
+
+@pytest.mark.parametrize('rows', [1, 2, 4])
+def test_bands_do_not_show(rows, monkeypatch, assert_near):
+    hw_shape = (11, 5)
+    inputs = draw(hw_shape, 8, 1)
+    whole = run(inline_attention_fast, inputs, hw_shape, 2)
+    monkeypatch.setattr(banded, 'MIN_BAND_ROWS', 1)
+    monkeypatch.setattr(banded, 'BAND_ELEMENTS', rows * 5 * 8)
+    results = run(inline_attention_banded, inputs, hw_shape, 2)
+    for name, expected in whole.items():
+        scale = largest_gradient(whole) if name == 'bk' else 0
+        assert_near(results[name], expected, 1e-12, name, scale)
+
+
+def test_banded_form_keeps_nothing_but_x():
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    leaves = {name: tensor.requires_grad_() for name, tensor in draw((40, 40), 8, 1).items()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        call(inline_attention_banded, leaves, (40, 40), 2)
+    as_long_as_x = [size for size in kept.values() if size >= leaves['x'].nbytes]
+    assert as_long_as_x == [leaves['x'].nbytes]
 
 
 def test_batch_mates_do_not_matter(assert_near):

@@ -90,7 +90,7 @@ def test_auto_scale_lr_without_a_base(fails):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU has everything that AMP needs')
 def test_amp_detector_without_gpu(fails, tmp_path):
-    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'triangle', 'cross'))
+    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'star', 'cross'))
     assert 'without --amp' in fails('train.py', DEMO, '--amp')
 
 
@@ -106,7 +106,7 @@ def test_checkpoint_not_found(fails):
 
 
 def test_checkpoint_of_another_model(fails, tmp_path):
-    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'triangle', 'cross'))
+    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'star', 'cross'))
     torch.save(dict(state_dict=torch.nn.Linear(2, 3).state_dict()), 'other.pth')
     line = fails('test.py', DEMO, 'other.pth')
     assert 'other.pth is of another model' in line
@@ -114,7 +114,7 @@ def test_checkpoint_of_another_model(fails, tmp_path):
 
 
 def test_out_needs_a_pickle_name(fails, tmp_path):
-    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'triangle', 'cross'))
+    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'star', 'cross'))
     torch.save({}, 'a.pth')
     assert '.pkl' in fails('test.py', DEMO, 'a.pth', '--out', 'predictions.json')
 

@@ -22,7 +22,7 @@ DEMO = {
     'mmdet': ROOT / 'configs/demo/mask-rcnn_inline-pvt-demo_shapes.py',
     'mmseg': ROOT / 'configs/demo/sem-fpn_inline-swin-demo_shapes.py',
 }
-CLASSES = ('circle', 'triangle', 'cross')
+CLASSES = ('circle', 'star', 'cross')
 # A run of three iterations on 24 drawings, or of three on demand.
 SHORT = {
     'mmdet': [

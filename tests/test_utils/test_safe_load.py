@@ -316,3 +316,36 @@ def test_state_dict_comes_before_model():
 def test_no_weights(checkpoint: dict | list | Tensor | None):
     with pytest.raises(ValueError, match='holds no weights'):
         unwrap_state_dict(checkpoint)
+
+
+@formats
+def test_log_history_comes_back_whole(save, tmp_path):
+    """A resumed run averages its losses over what was logged before."""
+    history = HistoryBuffer()
+    for value in (1.5, 2.5, 5.0):
+        history.update(value, 2)
+    save({'loss': history}, tmp_path / 'a.pth')
+    loaded = load_checkpoint(tmp_path / 'a.pth')['loss']
+    assert type(loaded) is HistoryBuffer
+    assert loaded.mean(2) == history.mean(2)
+    assert loaded.statistics('max') == 5.0
+    loaded.update(1.0)
+    save({'loss': loaded}, tmp_path / 'b.pth')
+    assert load_checkpoint(tmp_path / 'b.pth')['loss'].data[0].tolist() == [1.5, 2.5, 5.0, 1.0]
+    assert HistoryBuffer([1.0], [1]).statistics('min') == 1.0
+
+
+@formats
+def test_the_variable_lets_a_file_run_what_it_holds(save, tmp_path, monkeypatch):
+    marker, path = tmp_path / 'marker', tmp_path / 'evil.pth'
+    save({'weight': torch.ones(2), 'x': Calls(os.system, f'touch {marker}')}, path)
+    for value in ('', '0', 'no'):
+        monkeypatch.setenv('MMLAB_INLINE_UNSAFE_CHECKPOINTS', value)
+        with pytest.raises(UnsafeCheckpointError, match='MMLAB_INLINE_UNSAFE_CHECKPOINTS=1'):
+            load_checkpoint(path)
+    assert not marker.exists()
+    monkeypatch.setenv('MMLAB_INLINE_UNSAFE_CHECKPOINTS', '1')
+    with pytest.warns(UserWarning, match=f'it would run {os.system.__module__}.system'):
+        loaded = load_checkpoint(path)
+    assert loaded['weight'].tolist() == [1, 1]
+    assert marker.exists()

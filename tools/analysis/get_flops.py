@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmlab_inline.engine import ArgumentParser, load_config
+from mmlab_inline.engine.cli import positive
 from mmlab_inline.engine.flops import (
     CONVENTION,
     DEFAULT_SHAPES,
@@ -58,14 +59,6 @@ def parse_args() -> argparse.Namespace:
     if args.plot and args.plot.suffix.lower() != '.png':
         parser.error(f'--plot {args.plot}: the name must end in .png')
     return args
-
-
-def positive(text: str) -> int:
-    """Type of an argument: a whole number of at least 1."""
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
-    return value
 
 
 def main() -> None:

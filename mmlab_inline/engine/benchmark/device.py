@@ -1,0 +1,76 @@
+"""Where a benchmark runs: autocast, synchronisation, peak memory, and the machine's name."""
+
+import platform
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ...version import __version__
+
+AMP_DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device, and the precision that is computed in.
+
+    Attributes:
+        type: ``'cpu'`` or ``'cuda'``.
+        amp: Name in :data:`AMP_DTYPES` of the dtype of autocast, None for float32.
+    """
+
+    type: str = 'cpu'
+    amp: str | None = None
+
+    def autocast(self) -> AbstractContextManager:
+        """Context of forward passes."""
+        return torch.autocast(self.type, AMP_DTYPES[self.amp]) if self.amp else nullcontext()
+
+    def seconds(self, run: Callable[[], object], calls: int) -> float:
+        """Mean time of one of several calls, with the device idle before and after."""
+        self._synchronise()
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        self._synchronise()
+        return (time.perf_counter() - start) / calls
+
+    def weigh(self, run: Callable[[], object]) -> tuple[float, int | None]:
+        """Seconds of one call, and on a GPU the most memory that it takes beside what is there."""
+        if self.type == 'cpu':
+            return self.seconds(run, 1), None
+        self._synchronise()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        seconds = self.seconds(run, 1)
+        return seconds, torch.cuda.max_memory_allocated() - before
+
+    def _synchronise(self) -> None:
+        if self.type == 'cuda':
+            torch.cuda.synchronize()
+
+
+def machine(device: Device) -> dict[str, object]:
+    """What a figure depends on beside the code: processors, threads, versions, date (UTC)."""
+    return {
+        'cpu': _cpu_name(),
+        'gpu': torch.cuda.get_device_name() if device.type == 'cuda' else None,
+        'threads': torch.get_num_threads(),
+        'precision': f'{device.amp} autocast' if device.amp else 'float32',
+        'torch': torch.__version__,
+        'mmlab_inline': __version__,
+        'date': time.strftime('%Y-%m-%d %H:%M', time.gmtime()),
+    }
+
+
+def _cpu_name() -> str:
+    info = Path('/proc/cpuinfo')
+    for line in info.read_text().splitlines() if info.is_file() else ():
+        key, _, value = line.partition(':')
+        if key.strip() == 'model name':
+            return value.strip()
+    return platform.processor() or platform.machine()

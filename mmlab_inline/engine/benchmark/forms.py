@@ -1,0 +1,135 @@
+"""Forms of the same network that are timed side by side, on the same weights.
+
+The one place that knows what token mixers look like inside: the names of their parameters, and the
+signature of the ops.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...layers import InLineAttention, SpatialReductionAttention, WindowAttention
+from ...ops import KERNELS, inline_attention_fast, inline_attention_linear, token_mean
+from ...utils import UserError
+
+MIXERS = (InLineAttention, SpatialReductionAttention, WindowAttention)
+# In the order of the table.
+FORMS = {
+    'released': "the paper's computation step by step, as its released classifiers have it",
+    'textbook': 'inline_attention_linear in every block',
+    'fast': 'inline_attention_fast in every block',
+    'auto': 'what the package does by itself',
+    'compile': 'the same through torch.compile',
+    'softmax': 'softmax attention in every block: another network, PVT or Swin',
+    'floor': 'every token mixer reduced to its value and output projections',
+}
+DEFAULT_FORMS = tuple(form for form in FORMS if form != 'compile')
+# These compute what auto computes.
+EQUAL_FORMS = ('released', 'textbook', 'fast', 'compile')
+
+
+def released(mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    """Textbook computation of a whole-map InLine attention (arXiv 2412.06590, eq. 4 and 5).
+
+    q, k and v are permuted per head, and the local residual is one convolution with B * C groups
+    on a (1, B * C, H, W) map. A reference to compare speed with, not a part of the product.
+
+    Args:
+        mixer: Whose weights to use.
+        x: Tokens (B, N, C).
+        hw_shape: Map size (H, W) in tokens.
+
+    Returns:
+        (B, N, C).
+    """
+    batch, num_tokens, channels = x.shape
+    heads, head_dim = mixer.num_heads, channels // mixer.num_heads
+    if hasattr(mixer, 'qkv'):
+        qkv = mixer.qkv(x).reshape(batch, num_tokens, 3, heads, head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, head_dim)
+    else:
+        q = mixer.q(x).reshape(batch, num_tokens, heads, head_dim).permute(0, 2, 1, 3)
+        kv = mixer.kv(x).reshape(batch, num_tokens, 2, heads, head_dim)
+        k, v = kv.permute(2, 0, 3, 1, 4)
+    phi = KERNELS[mixer.kernel]
+    q, k = phi(q) * head_dim**-0.5, phi(k)
+    k_mean, v_mean = k.mean(2, keepdim=True), v.mean(2, keepdim=True)
+    out = q @ (k.transpose(2, 3) @ v / num_tokens) + (1 - q @ k_mean.transpose(2, 3)) * v_mean
+    out = out.transpose(1, 2).reshape(batch, num_tokens, channels)
+
+    kernel = mixer.residual(x.mean(1)[:, :, None]).reshape(batch * channels, 1, 3, 3)
+    image = v.transpose(2, 3).reshape(1, batch * channels, *hw_shape)
+    local = F.conv2d(image, kernel, padding=1, groups=batch * channels)
+    out = out + local.reshape(batch, channels, num_tokens).transpose(1, 2)
+    return mixer.proj(out)
+
+
+def _by_op(
+    op: Callable[..., Tensor], mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]
+) -> Tensor:
+    mean = token_mean(x)
+    kernel = mixer.residual(mean.to(x.dtype).transpose(1, 2)).view(-1, mixer.dim, 3, 3)
+    linears = [mixer.qkv] if hasattr(mixer, 'qkv') else [mixer.q, mixer.kv]
+    weights, biases = (
+        tuple(itertools.chain(*(getattr(linear, name).split(mixer.dim) for linear in linears)))
+        for name in ('weight', 'bias')
+    )
+    out = op(x, mean, hw_shape, weights, biases, kernel, mixer.num_heads, mixer.kernel)
+    return mixer.proj(out)
+
+
+def _floor(mixer: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    linear = mixer.qkv if hasattr(mixer, 'qkv') else mixer.kv
+    channels = x.shape[2]
+    return mixer.proj(F.linear(x, linear.weight[-channels:], linear.bias[-channels:]))
+
+
+_INLINE_FORMS = {
+    'released': released,
+    'textbook': partial(_by_op, inline_attention_linear),
+    'fast': partial(_by_op, inline_attention_fast),
+}
+
+
+def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
+    """The ``forward`` of each module of a model that a form replaces.
+
+    Args:
+        model: A network, or one token mixer. For ``'softmax'`` the softmax twin already.
+        form: Name in :data:`FORMS`.
+
+    Raises:
+        UserError: The model has nothing that the form could replace.
+    """
+    if form in ('auto', 'softmax'):
+        return {}
+    if form == 'compile':
+        # Heads of detectors and segmentors work on lists and numbers, which are not compiled.
+        network = getattr(model, 'backbone', model)
+        return {network: torch.compile(network.forward, dynamic=False)}
+    if form == 'floor':
+        mixers = [module for module in model.modules() if isinstance(module, MIXERS)]
+        return {mixer: partial(_floor, mixer) for mixer in mixers}
+    mixers = [module for module in model.modules() if isinstance(module, InLineAttention)]
+    if any(mixer.window_size for mixer in mixers):
+        raise UserError(f'form {form!r} attends over whole maps only; leave inline_window_size out')
+    if form == 'fast' and any(mixer.kernel != 'identity' for mixer in mixers):
+        raise UserError("form 'fast' needs kernel='identity'")
+    return {mixer: partial(_INLINE_FORMS[form], mixer) for mixer in mixers}
+
+
+@contextmanager
+def replaced(forwards: Mapping[nn.Module, Callable]) -> Iterator[None]:
+    """Replace modules' ``forward`` as :func:`form_forwards` lists them, for a while."""
+    for module, forward in forwards.items():
+        module.forward = forward
+    try:
+        yield
+    finally:
+        for module in forwards:
+            del module.forward

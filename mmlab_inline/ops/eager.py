@@ -1,0 +1,18 @@
+"""Where the forms with a backward pass of their own may run."""
+
+import torch
+from torch import Tensor
+
+
+def runs_eagerly_on_cpu(x: Tensor) -> bool:
+    """Whether ``x`` is a float32 or float64 CPU tensor, outside autocast, compilers and exporters.
+
+    A compiler or exporter must see plain operations, and autocast decides about each of them.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and x.device.type == 'cpu'
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled('cpu')
+    )

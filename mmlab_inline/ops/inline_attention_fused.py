@@ -1,0 +1,114 @@
+"""The fast form of InLine attention with its streaming parts fused, where Triton can run them."""
+
+import os
+import warnings
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .inline_attention import fold_projections, inline_attention_fast, without_autocast
+
+_DEVICE_TYPE = 'cuda'
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# What is used of torch is all there once this is (torch 2.7).
+_INSTALLED = find_spec('triton') is not None and hasattr(torch.compiler, 'is_exporting')
+
+
+def inline_attention_fused(
+    x: Tensor,
+    x_mean: Tensor,
+    hw_shape: tuple[int, int],
+    weights: tuple[Tensor, Tensor, Tensor],
+    biases: tuple[Tensor, Tensor, Tensor],
+    local_kernel: Tensor,
+    num_heads: int,
+    kernel: str = 'identity',
+    gram: Tensor | None = None,
+) -> Tensor:
+    """:func:`~mmlab_inline.ops.inline_attention_fast`, fused where :func:`triton_is_available`.
+
+    The tokens are read once for their covariance and once for the product, the values once, and
+    nothing is written but the values and the result; ``triton_kernels`` counts the bytes.
+    Arguments, result and errors as in the fast form, and:
+
+    Args:
+        gram: Token covariance of ``x``, centred, (B, C, C) in float32, if it is known already:
+            ``triton_kernels.token_mean_and_gram`` gives it in one read with ``x_mean``.
+    """
+    if kernel != 'identity' or not triton_is_available(x):
+        return inline_attention_fast(
+            x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel
+        )
+    from .triton_kernels import project_and_local_residual, token_mean_and_gram
+
+    if gram is None:
+        gram = token_mean_and_gram(x)[1]
+    x = x.to(_product_dtype(x))  # once for both products
+    v = F.linear(x, weights[2], biases[2])
+    with without_autocast(x):
+        matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
+    return project_and_local_residual(x, v, matrix, bias[:, None], local_kernel, hw_shape)
+
+
+def triton_is_available(x: Tensor) -> bool:
+    """Whether the Triton kernels can process these tokens.
+
+    They need a CUDA tensor in float32, float16 or bfloat16 on compute capability 8.0 or later, and
+    do not run while exporting or tracing, nor where the environment variable
+    ``MMLAB_INLINE_TRITON`` is 0. The first call for a type and a number of channels compiles them
+    (seconds; Triton keeps the result on disk); where that fails, it warns.
+
+    Args:
+        x: Tokens (B, N, C).
+    """
+    if not _INSTALLED or x.device.type != _DEVICE_TYPE or x.dtype not in _DTYPES:
+        return False
+    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting():
+        return False
+    return _switched_on_and_working(
+        x.device, x.dtype, _product_dtype(x), x.shape[2], torch.is_grad_enabled()
+    )
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of a matrix product with ``x`` as things stand: autocast's, or its own."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
+@torch.compiler.assume_constant_result  # torch.compile calls it while it traces
+def _switched_on_and_working(*case: object) -> bool:
+    return os.environ.get('MMLAB_INLINE_TRITON') != '0' and _kernels_work(*case)
+
+
+@cache
+def _kernels_work(
+    device: torch.device, dtype: torch.dtype, low: torch.dtype, channels: int, with_grad: bool
+) -> bool:
+    """Whether all kernels compile and run; ``low`` is the dtype of the products."""
+    if device.type == 'cuda' and torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        from .triton_kernels import project_and_local_residual, token_mean_and_gram
+
+        with torch.set_grad_enabled(with_grad):
+            x = torch.zeros(1, 2, channels, dtype=dtype, device=device, requires_grad=with_grad)
+            local_kernel = torch.zeros(1, channels, 3, 3, dtype=low, device=device)
+            mean, gram = token_mean_and_gram(x)
+            tokens = x.to(low)
+            out = project_and_local_residual(tokens, tokens, gram, mean, local_kernel, (1, 2))
+            if with_grad:
+                torch.autograd.grad(out.sum(), x)
+    except Exception as error:  # a compiler may fail in any way, and there is a plain form
+        reason = str(error).strip().splitlines()
+        warnings.warn(
+            'InLine attention runs without its Triton kernels: '
+            f'{type(error).__name__}: {reason[0] if reason else ""}',
+            stacklevel=2,
+        )
+        return False
+    return True

@@ -1,0 +1,39 @@
+"""Files that are there in full or not at all, even if the process is killed or the disk full."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import UserError
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file so that its name never stands for a part of it.
+
+    The content goes to a temporary file in the same folder, which is made if it is missing, is
+    synced to the disk and then renamed over ``path``; the folder is synced too.
+
+    Raises:
+        UserError: It cannot be written; an older file of this name is untouched, and no temporary
+            file is left.
+    """
+    path = Path(path)
+    part = path.with_name(f'.{path.name}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open('wb') as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f'{path} cannot be written: {error.strerror}') from None
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems cannot sync a folder
+            os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,204 @@
+"""Time the forms of InLine attention side by side, on random tokens or images.
+
+    python tools/analysis/benchmark.py attention [--channels 64 --heads 2 --sizes 200x320] ...
+    python tools/analysis/benchmark.py backbone inline-pvt-t [--batch 2 --sizes 512x512] ...
+    python tools/analysis/benchmark.py config CONFIG [--cfg-options KEY=VALUE ...] ...
+
+Needs no data and no pretrained weights. Each size and pass takes --rounds samples of every form, or
+as many as fit into --limit seconds (two minutes; at least three rounds), beside two calls of each
+that warm up. With the defaults that is two such times for attention and config, four for backbone.
+"""
+
+import argparse
+import json
+import re
+import shlex
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mmlab_inline.engine import ArgumentParser, load_config
+from mmlab_inline.engine.benchmark import (
+    AMP_DTYPES,
+    BACKBONES,
+    DEFAULT_FORMS,
+    FORMS,
+    LEGEND,
+    MIN_ROUNDS,
+    AttentionSubject,
+    BackboneSubject,
+    ConfigSubject,
+    Device,
+    Subject,
+    as_json,
+    describe,
+    draw,
+    machine,
+    measure,
+    tables,
+)
+from mmlab_inline.engine.cli import positive
+from mmlab_inline.utils import UserError, exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ArgumentParser(
+        description='Time the forms of InLine attention side by side.',
+        epilog='Forms: ' + '; '.join(f'{form}: {text}' for form, text in FORMS.items()) + '.',
+    )
+    modes = parser.add_subparsers(dest='mode', required=True, metavar='attention|backbone|config')
+
+    attention = modes.add_parser('attention', help='one attention module; sizes are in tokens')
+    attention.add_argument('--channels', type=positive, default=64, help='default: %(default)s')
+    attention.add_argument('--heads', type=positive, default=2, help='default: %(default)s')
+    attention.add_argument(
+        '--qkv',
+        choices=('separate', 'joint'),
+        default='separate',
+        help='as in InLine-PVT or in InLine-Swin (default: %(default)s)',
+    )
+    attention.add_argument(
+        '--sr-ratio',
+        type=positive,
+        default=8,
+        help="spatial reduction of PVT's attention, the softmax form (default: %(default)s)",
+    )
+
+    backbone = modes.add_parser('backbone', help='a backbone; sizes are in pixels')
+    backbone.add_argument('name', choices=BACKBONES, metavar='NAME', help=', '.join(BACKBONES))
+    backbone.add_argument(
+        '--options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='keywords of the class, e.g. kernel=relu with_cp=True',
+    )
+
+    config = modes.add_parser('config', help='the model of a config, predicting and training')
+    config.add_config_arguments('model.backbone.arch=small')
+
+    for mode in (attention, backbone, config):
+        add_common_arguments(mode)
+    return parser.parse_args()
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        '--sizes',
+        nargs='+',
+        type=size,
+        metavar='HxW',
+        help='default: 200x320 tokens; 512x512 and 800x1280 pixels; what the config has',
+    )
+    parser.add_argument(
+        '--batch', type=positive, help='images of a call (default: 1; config: as it trains)'
+    )
+    parser.add_argument(
+        '--forms',
+        nargs='+',
+        choices=FORMS,
+        default=DEFAULT_FORMS,
+        metavar='FORM',
+        help=f'out of {", ".join(FORMS)} (default: all but compile)',
+    )
+    parser.add_argument(
+        '--rounds', type=positive, default=15, help='samples per form (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--limit',
+        type=float,
+        default=120,
+        metavar='SECONDS',
+        help=f'per size and pass; at least {MIN_ROUNDS} rounds are taken (default: %(default)s)',
+    )
+    parser.add_argument('--threads', type=positive, help="CPU threads (default: torch's)")
+    parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: a GPU if there is one')
+    parser.add_argument('--amp', choices=AMP_DTYPES, help='autocast to this dtype')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('work_dirs/benchmark'),
+        metavar='FOLDER',
+        help='where the JSON file and the picture go (default: %(default)s)',
+    )
+
+
+def size(text: str) -> tuple[int, int]:
+    """Type of an argument: HxW."""
+    match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
+    if not match:
+        raise argparse.ArgumentTypeError(f'{text!r} is not HxW, such as 512x512')
+    return int(match[1]), int(match[2])
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with exit_on_user_error():
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
+    subject = build_subject(args)
+    stem = args.out / f'{subject.name}_{subject.device.type}'
+    forms = [form for form in FORMS if form in args.forms]
+    console = Console(highlight=False)
+    described = machine(subject.device)
+    console.print(f'{subject.title}, batch {subject.batch}\n{describe(described)}\n')
+    columns = TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn()
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        with (
+            warnings.catch_warnings(),  # of the libraries, about their own code
+            Progress(*columns, console=console, transient=True) as progress,
+        ):
+            warnings.simplefilter('ignore')
+            bar = progress.add_task('', total=1)
+            rows = measure(
+                subject,
+                forms,
+                args.sizes or subject.default_sizes,
+                args.rounds,
+                args.limit,
+                lambda text, done: progress.update(bar, description=text, completed=done),
+            )
+        report = as_json(subject, rows, described, shlex.join(sys.argv))
+        stem.with_suffix('.json').write_text(json.dumps(report, indent=2) + '\n')
+        draw(subject, rows, described, stem.with_suffix('.png'))
+    except OSError as error:
+        raise UserError(f'--out {args.out} cannot be written: {error.strerror}') from None
+
+    for table in tables(subject, rows):
+        console.print(table, '')
+    console.print(LEGEND)
+    for row in rows:
+        if row.error:
+            height, width = row.size
+            console.print(f'{row.form} failed at {height}x{width} {row.phase}: {row.error}')
+    console.print(f'\n{stem}.json has every sample, {stem}.png the curves.')
+
+
+def build_subject(args: argparse.Namespace) -> Subject:
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise UserError('--device cuda: torch sees no GPU; leave it out or take cpu')
+    device = Device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'), args.amp)
+    batch = args.batch
+    if args.mode == 'attention':
+        return AttentionSubject(
+            device, args.channels, args.heads, args.qkv, batch or 1, args.sr_ratio
+        )
+    if args.mode == 'backbone':
+        return BackboneSubject(device, args.name, args.options, batch or 1)
+    cfg = load_config(args.config, args.cfg_options)
+    return ConfigSubject(device, cfg, Path(args.config).stem, batch)
+
+
+if __name__ == '__main__':
+    main()
