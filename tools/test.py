@@ -19,6 +19,7 @@ from mmlab_inline.engine import (
     drop_pretrained,
     load_config,
     load_weights,
+    start_processes,
     use_safe_loading,
 )
 from mmlab_inline.utils import UserError, exit_on_user_error
@@ -57,6 +58,7 @@ def main() -> None:
         if args.show_dir:
             save_pictures(cfg, args.show_dir)
 
+        start_processes(cfg)
         runner = Runner.from_cfg(cfg)
         model = getattr(runner.model, 'module', runner.model)
         load_weights(model, args.checkpoint)

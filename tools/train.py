@@ -23,6 +23,7 @@ from mmlab_inline.engine import (
     is_whole,
     load_config,
     prepare_load_from,
+    start_processes,
     use_safe_loading,
 )
 from mmlab_inline.utils import UserError, exit_on_user_error
@@ -98,6 +99,7 @@ def main() -> None:
         if args.amp:
             print(enable_amp(cfg))
 
+    start_processes(cfg)
     runner = Runner.from_cfg(cfg)
     with exit_on_user_error():
         prepare_load_from(runner, args.new_classes)

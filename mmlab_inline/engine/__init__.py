@@ -6,7 +6,8 @@ from .cli import ArgumentParser
 from .config import check_options, drop_pretrained, load_config
 from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
-from .preflight import check_data, check_launcher, check_pretrained, load_weights
+from .preflight import check_data, check_pretrained, load_weights
+from .processes import BroadcastStatisticsHook, check_launcher, start_processes
 from .resume import find_checkpoint, is_whole
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
@@ -15,6 +16,7 @@ from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLo
 __all__ = [
     'ArgumentParser',
     'AtomicCheckpointHook',
+    'BroadcastStatisticsHook',
     'NonFiniteLossHook',
     'ResumableEpochBasedTrainLoop',
     'ResumableIterBasedTrainLoop',
@@ -30,5 +32,6 @@ __all__ = [
     'load_config',
     'load_weights',
     'prepare_load_from',
+    'start_processes',
     'use_safe_loading',
 ]

@@ -1,0 +1,202 @@
+"""Several processes on the CPU do what one does, and end together."""
+
+import json
+import multiprocessing
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+from mmlab_inline.datasets import write_dataset
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+ROOT = Path(__file__).parents[2]
+CLASSES = ('circle', 'star', 'cross')
+SEGMENTOR = """
+_base_ = 'ROOT/configs/demo/sem-fpn_inline-swin-demo_shapes.py'
+model = dict(
+    data_preprocessor=dict(size=(64, 64)),
+    backbone=dict(arch=dict(embed_dims=8, num_heads=(1, 2, 4, 4))),
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    decode_head=dict(in_channels=[16, 16, 16, 16], channels=16),
+)
+data = dict(data_root='DATA/ade/ADEChallengeData2016')
+train_dataloader = dict(batch_size=2, dataset=data)
+val_dataloader = dict(dataset=data)
+test_dataloader = val_dataloader
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=6))
+"""
+# Nothing in it depends on which process an image is in. All drawings have one size and the loss
+# is a mean over all their pixels, so that the mean over two processes is that over all images.
+EXACT = """
+model['decode_head']['norm_cfg'] = dict(type='GN', num_groups=4)
+train_dataloader['dataset'] = dict(
+    **data,
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', reduce_zero_label=True),
+        dict(type='PackSegInputs'),
+    ],
+)
+train_cfg = dict(max_iters=6, val_interval=6)
+custom_hooks = [dict(type='LossRecorder')]
+"""
+
+
+class LossRecorder(Hook):
+    """Writes the losses of this process, each as a line."""
+
+    def before_train(self, runner):
+        self.file = Path(runner.work_dir, f'losses_{get_rank()}.txt').open('w', buffering=1)
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        print(float(outputs['loss']), file=self.file)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """12 images to train on, 5 to evaluate: neither 2 nor 3 processes get equal shares."""
+    folder = tmp_path_factory.mktemp('processes')
+    write_dataset(folder / 'data', 12, 5, size=64, classes=CLASSES)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def write_config(folder):
+    def write(name, text):
+        path = folder / f'{name}.py'
+        path.write_text(text.replace('ROOT', str(ROOT)).replace('DATA', str(folder / 'data')))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope='module')
+def launch(folder):
+    """Runs a tool in several processes, forked from one that has imported everything."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['mmdet.apis', 'mmseg.apis', 'mmlab_inline.engine'])
+
+    def run(count, tool, *arguments):
+        if count > 1:
+            arguments = (*arguments, '--launcher', 'pytorch')
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            port = free.getsockname()[1]
+        printed = [folder / f'printed_{rank}.txt' for rank in range(count)]
+        processes = [
+            context.Process(
+                target=run_tool,
+                args=(rank, count, port, printed[rank], str(ROOT / 'tools' / tool), arguments),
+            )
+            for rank in range(count)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        texts = [path.read_text() for path in printed]
+        codes = [process.exitcode for process in processes]
+        assert codes == [0] * count, '\n'.join(text[-3000:] for text in texts)
+        return texts
+
+    return run
+
+
+def run_tool(rank, count, port, printed, tool, arguments):
+    """What torchrun does for a worker."""
+    file = os.open(printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    torch.set_num_threads(1)
+    HOOKS.register_module(module=LossRecorder)
+    os.environ |= dict(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(count),
+        LOCAL_WORLD_SIZE=str(count),
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+        OMP_NUM_THREADS='1',
+        CUDA_VISIBLE_DEVICES='',
+    )
+    os.chdir(printed.parent)
+    sys.argv = [tool, *map(str, arguments)]
+    runpy.run_path(tool, run_name='__main__')
+
+
+@pytest.fixture(scope='module')
+def exact(launch, write_config, folder):
+    """The config, and the work folders of one process with batch 4 and of two with batch 2."""
+    config = write_config('exact', SEGMENTOR + EXACT)
+    whole, shared = folder / 'whole', folder / 'shared'
+    seed = ('--seed', '3', '--cfg-options')
+    launch(1, 'train.py', config, '--work-dir', whole, *seed, 'train_dataloader.batch_size=4')
+    launch(2, 'train.py', config, '--work-dir', shared, '--seed', '3')
+    return config, whole, shared
+
+
+def losses(path):
+    return torch.tensor([float(line) for line in path.read_text().splitlines()])
+
+
+def test_two_processes_train_as_one(exact):
+    _, whole, shared = exact
+    expected = losses(whole / 'losses_0.txt')
+    parts = [losses(shared / f'losses_{rank}.txt') for rank in range(2)]
+    assert len(expected) == 6
+    assert not torch.allclose(parts[0], parts[1], rtol=0, atol=1e-3)  # they had other images
+    print((sum(parts) / 2 - expected).abs().max())
+    torch.testing.assert_close(sum(parts) / 2, expected, rtol=0, atol=1e-5)
+    one, two = (torch.load(path / 'iter_6.pth')['state_dict'] for path in (whole, shared))
+    print(max((one[n] - two[n]).abs().max() for n in one))
+    torch.testing.assert_close(two, one, rtol=0, atol=1e-5)
+
+
+def test_evaluation_is_the_same_in_any_number_of_processes(exact, launch, folder):
+    config, whole, _ = exact
+    metrics = []
+    for count in (1, 2, 3):
+        launch(count, 'test.py', config, whole / 'iter_6.pth', '--work-dir', folder / f'test_{count}')
+        metrics.append(json.loads((folder / f'test_{count}/metrics.json').read_text()))
+    print(metrics)
+    assert metrics[0]['mIoU'] > 0
+    assert metrics[1] == metrics[2] == metrics[0]
+
+
+def test_killed_worker_ends_the_run(write_config, folder, tmp_path):
+    config = write_config('killed', SEGMENTOR)
+    printed = tmp_path / 'printed.txt'
+    with printed.open('w') as file:
+        run = subprocess.Popen(
+            [ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path / 'run'],
+            env={**os.environ, 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': ''},
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    while run.poll() is None and printed.read_text().count('Iter(train)') < 2:
+        time.sleep(0.1)
+    workers = list(map(int, Path(f'/proc/{run.pid}/task/{run.pid}/children').read_text().split()))
+    assert len(workers) == 2, printed.read_text()[-3000:]
+    os.kill(workers[1], signal.SIGKILL)
+    start = time.monotonic()
+    status = run.wait(timeout=60)
+    print(time.monotonic() - start)
+    assert status == 1
+    assert not any(Path(f'/proc/{worker}').exists() for worker in workers)
+    text = printed.read_text()
+    assert 'SIGKILL' in text
+    assert text.count('SyncBN needs GPUs: in these 2 CPU processes it is BN') == 1
