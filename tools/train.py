@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmlab_inline.engine import (
@@ -100,7 +101,8 @@ def main() -> None:
             print(enable_amp(cfg))
 
     start_processes(cfg)
-    runner = Runner.from_cfg(cfg)
+    # Strategies such as FSDP need mmengine's FlexibleRunner.
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     with exit_on_user_error():
         prepare_load_from(runner, args.new_classes)
         runner.train()

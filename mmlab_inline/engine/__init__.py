@@ -4,6 +4,7 @@ from .amp import enable_amp
 from .checkpoint_hook import AtomicCheckpointHook
 from .cli import ArgumentParser
 from .config import check_options, drop_pretrained, load_config
+from .fsdp import ShardedStrategy, StrategyRunner
 from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_pretrained, load_weights
@@ -20,6 +21,8 @@ __all__ = [
     'NonFiniteLossHook',
     'ResumableEpochBasedTrainLoop',
     'ResumableIterBasedTrainLoop',
+    'ShardedStrategy',
+    'StrategyRunner',
     'TerminationHook',
     'check_data',
     'check_launcher',
