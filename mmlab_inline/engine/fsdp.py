@@ -61,6 +61,10 @@ class ShardedStrategy(FSDPStrategy):
             os.replace(part, path)
         barrier()
 
+    def model_state_dict(self) -> dict[str, Tensor]:
+        """Plain tensors: without the marks that FSDP leaves on them, which safe loading refuses."""
+        return {name: value.detach() for name, value in super().model_state_dict().items()}
+
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Load this process's share; mmengine has the order of the arguments of torch 2.0."""
         optimizer = self.optim_wrapper.optimizer

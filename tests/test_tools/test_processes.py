@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import runpy
 import signal
 import socket
@@ -53,12 +54,123 @@ train_dataloader['dataset'] = dict(
 )
 train_cfg = dict(max_iters=6, val_interval=6)
 param_scheduler = []  # the whole rate from the start
+# Where a gradient is next to nothing, AdamW would turn its rounding error into a step.
+optim_wrapper = dict(optimizer=dict(eps=1e-4))
 custom_hooks = [dict(type='LossRecorder')]
 """
 
+# Any five boxes are as good as others here.
+DETECTOR = """
+_base_ = 'ROOT/configs/demo/mask-rcnn_inline-pvt-demo_shapes.py'
+model = dict(
+    backbone=dict(
+        arch=dict(embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 4))
+    ),
+    neck=dict(in_channels=[8, 16, 24, 32]),
+    train_cfg=dict(rpn_proposal=dict(max_per_img=20), rcnn=dict(sampler=dict(num=8))),
+    test_cfg=dict(rpn=dict(max_per_img=20), rcnn=dict(score_thr=0.0, max_per_img=5)),
+)
+data = dict(data_root='DATA/coco/')
+train_dataloader = dict(batch_size=4, dataset=data)
+val_dataloader = dict(dataset=data)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='DATA/coco/annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1, val_interval=1)
+default_hooks = dict(checkpoint=dict(interval=1))
+"""
+COCO = """
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+data = dict(
+    data_root='DATA/coco/', metainfo=dict(classes=('circle', 'star', 'cross')), pipeline=load
+)
+loader = dict(num_workers=0, persistent_workers=False, dataset=data)
+train_dataloader = loader
+val_dataloader = loader
+test_dataloader = loader
+val_evaluator = dict(ann_file='DATA/coco/annotations/instances_val2017.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_epochs=1)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(save_best=None))
+custom_hooks = [dict(type='LossRecorder')]
+# An untrained head of 80 classes names some that the drawings do not have.
+model['test_cfg'] = dict(score_thr=1.1, rcnn=dict(score_thr=1.1))
+"""
+ADE = """
+load = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+loader = dict(
+    num_workers=0,
+    persistent_workers=False,
+    dataset=dict(
+        type='BaseSegDataset',
+        data_root='DATA/ade/ADEChallengeData2016',
+        img_suffix='.png',
+        reduce_zero_label=True,
+        metainfo=dict(
+            classes=('background', 'circle', 'star', 'cross'), palette=[[0, 0, 0]] * 4
+        ),
+        pipeline=load,
+    ),
+)
+model['data_preprocessor'] = dict(size=(64, 64))
+train_dataloader = loader
+val_dataloader = loader
+test_dataloader = loader
+train_cfg = dict(max_iters=3, val_interval=3)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=3, save_best=None))
+custom_hooks = [dict(type='LossRecorder')]
+"""
+PVT = """
+arch = dict(
+    _delete_=True, embed_dims=(8, 16, 24, 32), depths=(1, 1, 1, 1), num_heads=(1, 2, 4, 4)
+)
+model = dict(backbone=dict(arch=arch), neck=dict(in_channels=[8, 16, 24, 32]))
+"""
+SWIN = """
+arch = dict(_delete_=True, embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 4))
+model = dict(backbone=dict(arch=arch), neck=dict(in_channels=[8, 16, 32, 64]))
+"""
+UPERNET = """
+del model['neck']
+model.update(decode_head=dict(in_channels=[8, 16, 32, 64]), auxiliary_head=dict(in_channels=32))
+"""
+FAMILIES = {
+    'detection/inline_pvt/mask-rcnn_inline-pvt-t_fpn_1x_coco': PVT + COCO,
+    'detection/inline_pvt/retinanet_inline-pvt-t_fpn_1x_coco': PVT + COCO,
+    'detection/inline_swin/mask-rcnn_inline-swin-t_fpn_ms-crop-1x_coco': SWIN.replace(
+        'HEADS', PYRAMID
+    )
+    + COCO,
+    'detection/inline_swin/cascade-mask-rcnn_inline-swin-t_fpn_ms-crop-3x_coco': SWIN.replace(
+        'HEADS', PYRAMID
+    )
+    + COCO,
+    'segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512': PVT + ADE,
+    'segmentation/inline_swin/upernet_inline-swin-t_8xb2-160k_ade20k-512x512': SWIN.replace(
+        'HEADS', UPERNET
+    )
+    + ADE,
+}
+
 
 class LossRecorder(Hook):
-    """Writes the losses of this process, each as a line."""
+    """Writes the losses of this process, each as a line, and at the end the sum of its weights."""
+
+    def after_train(self, runner):
+        total = sum(float(weight.double().sum()) for weight in runner.model.parameters())
+        Path(runner.work_dir, f'weights_{get_rank()}.txt').write_text(str(total))
 
     def after_train_iter(self, runner, batch_idx, data_batch, outputs):
         with Path(runner.work_dir, f'losses_{get_rank()}.txt').open('a') as file:
@@ -182,10 +294,47 @@ def test_evaluation_is_the_same_in_any_number_of_processes(whole, launch, folder
     assert metrics[1] == metrics[2] == metrics[0]
 
 
+@pytest.mark.long
+def test_detections_are_the_same_in_any_number_of_processes(launch, write_config, folder):
+    config = write_config('detector', DETECTOR)
+    launch(1, 'train.py', config, '--work-dir', folder / 'detector', '--seed', '3')
+    expected = None
+    for count in (1, 2, 3):
+        out = folder / f'detections_{count}.pkl'
+        checkpoint = folder / 'detector/epoch_1.pth'
+        launch(count, 'test.py', config, checkpoint, '--work-dir', folder / 'test', '--out', out)
+        found = pickle.loads(out.read_bytes())
+        assert [len(sample['pred_instances']['scores']) for sample in found] == [5] * 5
+        expected = expected or found
+        assert [sample['img_id'] for sample in found] == [sample['img_id'] for sample in expected]
+        for sample, wanted in zip(found, expected, strict=True):
+            for name, value in wanted['pred_instances'].items():
+                other = sample['pred_instances'][name]
+                assert torch.equal(other, value) if torch.is_tensor(value) else other == value
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('path', FAMILIES)
+def test_every_family_trains_and_evaluates(path, launch, write_config, folder):
+    """Two processes, the published configs but for width, data and length."""
+    name = path.rsplit('/')[-1]
+    config = write_config(name, f"_base_ = 'ROOT/configs/{path}.py'\n" + FAMILIES[path])
+    first, second = launch(
+        2, 'train.py', config, '--work-dir', folder / name, '--from-scratch', '--seed', '3'
+    )
+    assert '[3/3]' in first.split('(train)')[-1]
+    assert 'nan' not in first
+    assert '(val) [3/3]' in first
+    assert ('SyncBN needs GPUs' in first) == path.startswith('segmentation')
+    assert 'SyncBN' not in second
+    one, two = ((folder / name / f'weights_{rank}.txt').read_text() for rank in range(2))
+    assert one == two
+
+
 FSDP = """
 runner_type = 'mmlab_inline.StrategyRunner'
 strategy = dict(type='mmlab_inline.ShardedStrategy')
-default_hooks['checkpoint'] = dict(interval=3)
+default_hooks['checkpoint'] = dict(interval=3, max_keep_ckpts=2)
 """
 
 
