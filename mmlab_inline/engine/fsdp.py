@@ -35,8 +35,9 @@ class ShardedStrategy(FSDPStrategy):
     def __init__(self, *, state_dict_cfg: str | dict = 'full', **settings: object) -> None:
         super().__init__(state_dict_cfg=state_dict_cfg, **settings)
         if not torch.cuda.is_available():
-            # The copy "on the CPU" would be the gathered weights themselves, which FSDP frees.
+            # A copy "to the CPU" would be the gathered tensors themselves, which FSDP uses again.
             self.state_dict_config.offload_to_cpu = False
+            self.optim_state_dict_config.offload_to_cpu = False
 
     def build_optim_wrapper(
         self, optim_wrapper: OptimWrapper | dict, model: nn.Module | None = None
