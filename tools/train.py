@@ -97,6 +97,8 @@ def main() -> None:
             enable_auto_scale_lr(cfg, args.accumulate)
         check_pretrained(cfg)
         check_data(cfg, 'train', 'val')
+        if args.new_classes and 'runner_type' in cfg:
+            raise UserError('--new-classes works without a strategy only; start without FSDP')
         if args.amp:
             print(enable_amp(cfg))
 
