@@ -162,10 +162,7 @@ FAMILIES = {
     'detection/inline_swin/mask-rcnn_inline-swin-t_fpn_ms-crop-1x_coco': SWIN + COCO,
     'detection/inline_swin/cascade-mask-rcnn_inline-swin-t_fpn_ms-crop-3x_coco': SWIN + COCO,
     'segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512': PVT + ADE,
-    'segmentation/inline_swin/upernet_inline-swin-t_8xb2-160k_ade20k-512x512': SWIN.replace(
-        'HEADS', UPERNET
-    )
-    + ADE,
+    'segmentation/inline_swin/upernet_inline-swin-t_8xb2-160k_ade20k-512x512': SWIN + UPERNET + ADE,
 }
 
 
