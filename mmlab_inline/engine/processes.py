@@ -14,7 +14,7 @@ from ..registry import HOOKS
 from ..utils import UserError
 from .config import dicts
 
-_SYNC_BN = ('SyncBN', 'MMSyncBN', 'NaiveSyncBN')
+_SYNC_BN = ('SyncBN', 'MMSyncBN')
 
 
 def check_launcher(cfg: Config) -> None:
