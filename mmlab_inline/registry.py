@@ -10,6 +10,8 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import RUNNERS as ROOT_RUNNERS
+from mmengine.registry import STRATEGIES as ROOT_STRATEGIES
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -17,6 +19,12 @@ MODELS = Registry(
 )
 HOOKS = Registry('hook', scope='mmlab_inline', parent=ROOT_HOOKS, locations=['mmlab_inline.engine'])
 LOOPS = Registry('loop', scope='mmlab_inline', parent=ROOT_LOOPS, locations=['mmlab_inline.engine'])
+RUNNERS = Registry(
+    'runner', scope='mmlab_inline', parent=ROOT_RUNNERS, locations=['mmlab_inline.engine']
+)
+STRATEGIES = Registry(
+    'strategy', scope='mmlab_inline', parent=ROOT_STRATEGIES, locations=['mmlab_inline.engine']
+)
 
 # mmengine knows the packages whose configs may be inherited by a list of its own.
 MODULE2PACKAGE.setdefault('mmlab_inline', 'mmlab_inline')

@@ -504,3 +504,14 @@ def segmentation_batch(model: nn.Module, size: tuple[int, int]) -> dict:
         samples.append(sample)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for _ in range(2)]
     return dict(inputs=images, data_samples=samples)
+
+
+@pytest.mark.parametrize('path', [*(recipe.path for recipe in RECIPES), *DEMO])
+def test_evaluation_takes_images_one_by_one_and_in_order(path):
+    # Otherwise a result would depend on batch mates, or on the number of processes.
+    cfg = parsed(path)
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        assert loader.get('batch_size', 1) == 1
+        assert loader.sampler.type == 'DefaultSampler'
+        assert not loader.sampler.shuffle
+        assert loader.sampler.get('round_up', True)

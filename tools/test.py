@@ -18,6 +18,7 @@ from mmlab_inline.engine import (
     drop_pretrained,
     load_config,
     load_weights,
+    start_processes,
     use_safe_loading,
 )
 from mmlab_inline.engine.runner import CheckedRunner
@@ -57,6 +58,7 @@ def main() -> None:
         if args.show_dir:
             save_pictures(cfg, args.show_dir)
 
+        start_processes(cfg)
         runner = CheckedRunner.from_cfg(cfg)
         model = getattr(runner.model, 'module', runner.model)
         load_weights(model, args.checkpoint)

@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.registry import RUNNERS
 
 from mmlab_inline.engine import (
     ArgumentParser,
@@ -22,6 +23,7 @@ from mmlab_inline.engine import (
     is_whole,
     load_config,
     prepare_load_from,
+    start_processes,
     use_safe_loading,
 )
 from mmlab_inline.engine.runner import CheckedRunner
@@ -95,10 +97,14 @@ def main() -> None:
             enable_auto_scale_lr(cfg, args.accumulate)
         check_pretrained(cfg)
         check_data(cfg, 'train', 'val')
+        if args.new_classes and 'runner_type' in cfg:
+            raise UserError('--new-classes works without a strategy only; start without FSDP')
         if args.amp:
             print(enable_amp(cfg))
 
-    runner = CheckedRunner.from_cfg(cfg)
+    start_processes(cfg)
+    # Strategies such as FSDP need mmengine's FlexibleRunner.
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
     with exit_on_user_error():
         prepare_load_from(runner, args.new_classes)
         runner.train()

@@ -4,9 +4,11 @@ from .amp import enable_amp
 from .checkpoint_hook import AtomicCheckpointHook
 from .cli import ArgumentParser
 from .config import check_options, drop_pretrained, load_config
+from .fsdp import ShardedStrategy, StrategyRunner
 from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
-from .preflight import check_data, check_launcher, check_pretrained, load_weights
+from .preflight import check_data, check_pretrained, load_weights
+from .processes import BroadcastStatisticsHook, check_launcher, start_processes
 from .resume import find_checkpoint, is_whole
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
@@ -15,9 +17,12 @@ from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLo
 __all__ = [
     'ArgumentParser',
     'AtomicCheckpointHook',
+    'BroadcastStatisticsHook',
     'NonFiniteLossHook',
     'ResumableEpochBasedTrainLoop',
     'ResumableIterBasedTrainLoop',
+    'ShardedStrategy',
+    'StrategyRunner',
     'TerminationHook',
     'check_data',
     'check_launcher',
@@ -30,5 +35,6 @@ __all__ = [
     'load_config',
     'load_weights',
     'prepare_load_from',
+    'start_processes',
     'use_safe_loading',
 ]

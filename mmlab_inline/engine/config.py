@@ -87,7 +87,7 @@ def pretrained_settings(cfg: Config) -> Iterator[dict]:
     """Every dict of the model that asks for pretrained weights."""
     return (
         node
-        for node in _dicts(cfg.get('model', {}))
+        for node in dicts(cfg.get('model', {}))
         if isinstance(node.get('init_cfg'), Mapping)
         and node['init_cfg'].get('type') == 'Pretrained'
     )
@@ -99,14 +99,15 @@ def drop_pretrained(cfg: Config) -> None:
         node['init_cfg'] = None
 
 
-def _dicts(node: object) -> Iterator[dict]:
+def dicts(node: object) -> Iterator[dict]:
+    """Every dict in a nest of dicts, lists and tuples, the outer ones first."""
     if isinstance(node, Mapping):
         yield node
         node = node.values()
     elif not isinstance(node, list | tuple):
         return
     for child in node:
-        yield from _dicts(child)
+        yield from dicts(child)
 
 
 def _keywords(type_name: str, scope: str) -> set[str]:

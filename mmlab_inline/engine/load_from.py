@@ -113,7 +113,8 @@ class _FillUpHook(Hook):
         self.names = names
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        own = _model(runner).state_dict()
+        # Only if needed: FSDP does not let its inner modules be asked.
+        own = _model(runner).state_dict() if self.names else {}
         fresh = {name: own[name] for name in self.names}
         checkpoint['state_dict'] = {**unwrap_state_dict(checkpoint), **fresh}
 

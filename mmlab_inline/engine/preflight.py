@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -30,19 +29,6 @@ def check_data(cfg: Config, *splits: str) -> None:
         for dataset in innermost_datasets(loader.get('dataset')):
             for finding in [*check_paths(dataset), *check_classes(cfg, dataset)]:
                 raise UserError(f'{split} data: {finding.problem}; {finding.remedy}')
-
-
-def check_launcher(cfg: Config) -> None:
-    """Check that several processes have a GPU each.
-
-    Raises:
-        UserError: A launcher without a GPU: mmengine's start of several processes needs CUDA.
-    """
-    if cfg.launcher != 'none' and not torch.cuda.is_available():
-        raise UserError(
-            f'--launcher {cfg.launcher}: no GPU is visible, and several processes need one each; '
-            'without a GPU run tools/train.py or tools/test.py without a launcher'
-        )
 
 
 def check_pretrained(cfg: Config) -> None:

@@ -94,11 +94,24 @@ def test_amp_detector_without_gpu(fails, tmp_path):
     assert 'without --amp' in fails('train.py', DEMO, '--amp')
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='several processes may run on GPUs')
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
-def test_launcher_without_gpu(fails, tool):
+def test_launcher_without_torchrun(fails, tool):
     arguments = [DETECTOR, 'absent.pth'][: 2 if tool == 'test.py' else 1]
-    assert 'no GPU is visible' in fails(tool, *arguments, '--launcher', 'pytorch')
+    line = fails(tool, *arguments, '--launcher', 'pytorch')
+    assert 'was not started by torchrun' in line
+
+
+def test_more_processes_than_gpus(fails, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('LOCAL_WORLD_SIZE', '3')
+    line = fails('train.py', DETECTOR, '--launcher', 'pytorch')
+    assert '3 processes on this machine, but 2 visible GPUs' in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='GPUs can be started by Slurm')
+def test_launcher_that_needs_gpus(fails):
+    assert 'tools/dist_train.sh' in fails('train.py', DETECTOR, '--launcher', 'slurm')
 
 
 def test_checkpoint_not_found(fails):
@@ -119,7 +132,7 @@ def test_out_needs_a_pickle_name(fails, tmp_path):
     assert '.pkl' in fails('test.py', DEMO, 'a.pth', '--out', 'predictions.json')
 
 
-@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh'])
 def test_scripts_say_how_they_are_called(script):
     import subprocess
 
