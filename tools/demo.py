@@ -76,7 +76,7 @@ TASKS = (
             'default_hooks.logger.interval=1',
             'default_hooks.checkpoint.interval=1',
         ),
-        num_steps=750,
+        num_steps=900,
         loss='loss',
         metrics={'box_ap': ('coco/bbox_mAP', 1.0), 'mask_ap': ('coco/segm_mAP', 1.0)},
     ),

@@ -73,19 +73,19 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# 5 epochs * 1200 images / 8 = 750 iterations.
-train_cfg = dict(max_epochs=5, val_interval=5)
+# 6 epochs * 1200 images / 8 = 900 iterations.
+train_cfg = dict(max_epochs=6, val_interval=6)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, begin=0, end=50),
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,
         begin=0,
-        T_max=5,
-        end=5,
+        T_max=6,
+        end=6,
         eta_min=1e-5,
         convert_to_iter_based=True,
     ),
 ]
 optim_wrapper = dict(optimizer=dict(lr=1e-3, weight_decay=0.05), clip_grad=dict(max_norm=1.0))
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=5, save_best=None))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=6, save_best=None))

@@ -15,7 +15,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from ..layers import Block
 from ..registry import RUNNERS, STRATEGIES
-from .atomic import temporary
+from ..utils import temporary
 
 
 @STRATEGIES.register_module()

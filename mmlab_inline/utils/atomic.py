@@ -18,7 +18,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             file is left.
     """
     path = Path(path)
-    part = path.with_name(f'.{path.name}.part')
+    part = temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -37,3 +37,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
             os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def temporary(path: Path) -> Path:
+    """Where a file lies while it is written; what a kill leaves there has no other meaning."""
+    return path.with_name(f'.{path.name}.part')
