@@ -45,13 +45,15 @@ def dynamic_depthwise3x3(
     image = x.unflatten(1, hw_shape).permute(0, 3, 1, 2)  # (B, C, H, W) view, channels last
     kernel = kernel.to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
+    # One rounding less inside the convolution; inductor (torch 2.12) cannot lower it there.
+    inside = None if torch.compiler.is_compiling() or method == 'shift' else bias
     if method == 'sample':
         out = torch.cat(
             [
                 F.conv2d(
                     image[i : i + 1],
                     kernel[i].unsqueeze(1),
-                    None if bias is None else bias[i],
+                    None if inside is None else inside[i],
                     padding=1,
                     groups=channels,
                 )
@@ -62,7 +64,7 @@ def dynamic_depthwise3x3(
         out = F.conv2d(
             image.reshape(1, batch * channels, *hw_shape),
             kernel.flatten(0, 1).unsqueeze(1),
-            None if bias is None else bias.flatten(),
+            None if inside is None else inside.flatten(),
             padding=1,
             groups=batch * channels,
         ).view(batch, channels, *hw_shape)
@@ -74,7 +76,8 @@ def dynamic_depthwise3x3(
             for row in range(3)
             for col in range(3)
         )
-        out = out if bias is None else out + bias[:, :, None, None]
     else:
         raise ValueError(f"unknown method {method!r}: choose 'auto', 'sample', 'group' or 'shift'")
+    if bias is not None and inside is None:
+        out = out + bias[:, :, None, None]
     return out.flatten(2).transpose(1, 2)

@@ -117,7 +117,7 @@ def test_released_form_has_a_plain_mlp(build_narrow, monkeypatch):
 
 @pytest.mark.long
 def test_compiled_form(randomised, assert_near):
-    mixer = randomised(InLineAttention(16, 2, kernel='relu'))
+    mixer = randomised(InLineAttention(16, 2))
     x = torch.randn(1, SHAPE[0] * SHAPE[1], 16)
     expected = mixer(x, SHAPE)
     with replaced(form_forwards(mixer, 'compile')):
