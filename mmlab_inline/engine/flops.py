@@ -317,9 +317,7 @@ def _check_all_ran(model: nn.Module, counter: _Counter) -> None:
     for name, _ in model.named_parameters():
         owner = _parent(name)
         # Some modules, such as attentions, compute with the weights of what is below them.
-        used_above = _parent(owner) in counter.costs or any(
-            type(model.get_submodule(above)) in MIXER_RULES for above in _ancestors(owner)
-        )
+        used_above = any(above in counter.costs for above in _ancestors(owner))
         if not (owner in counter.entered or used_above or owner.startswith('auxiliary_head')):
             raise UserError(f'cannot count this model: {owner} was not run')
 
@@ -333,5 +331,6 @@ def _parent(name: str) -> str:
 
 
 def _ancestors(name: str) -> Iterator[str]:
-    while name := _parent(name):
+    while name:
+        name = _parent(name)
         yield name
