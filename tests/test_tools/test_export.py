@@ -152,6 +152,7 @@ def draw(shape):
 
 
 @torch.no_grad()
+@pytest.mark.long
 def test_sem_fpn_is_what_mmseg_predicts(written, export, session, tmp_path, assert_near):
     config, checkpoint, model = written('sem-fpn')
     printed = export(config, checkpoint, tmp_path / 'a/model.onnx', '--verify')
