@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmlab_inline.ops import (
@@ -281,15 +282,21 @@ def dispatched(inputs: dict[str, Tensor], hw_shape: tuple[int, int]) -> Tensor:
         return inputs['local_kernel']
 
     x, wq, wk, wv, bq, bk, bv, _ = (inputs[name] for name in NAMES)
-    return inline_attention(x, hw_shape, (wq, wk, wv), (bq, bk, bv), predict, 3)
+    return inline_attention(x, hw_shape, (wq, wk, wv), (bq, bk, bv), predict, (wv, bv), 3)
+
+
+def projected(form: str, inputs: dict[str, Tensor], hw_shape: tuple[int, int]) -> Tensor:
+    return F.linear(call(FORMS[form], inputs, hw_shape, 3), inputs['wv'], inputs['bv'])
 
 
 @pytest.mark.parametrize(('hw_shape', 'form'), [((9, 14), 'banded'), ((2, 3), 'linear')])
-def test_dispatch_runs_the_chosen_form(hw_shape, form):
+def test_dispatch_runs_the_chosen_form(hw_shape, form, assert_near):
     inputs = draw(hw_shape, 24, 1)
     assert fast_form_is_cheaper(hw_shape[0] * hw_shape[1], 24, 'identity') == (form == 'banded')
-    expected = call(FORMS[form], inputs, hw_shape, 3)
+    expected = projected(form, inputs, hw_shape)
     assert torch.equal(dispatched(inputs, hw_shape), expected)
+    with torch.no_grad():  # there the bands are projected one by one
+        assert_near(dispatched(inputs, hw_shape), expected, 1e-12, 'without gradients')
 
 
 def test_dispatch_leaves_autocast_and_half_precision_to_plain_operations():
@@ -298,7 +305,7 @@ def test_dispatch_leaves_autocast_and_half_precision_to_plain_operations():
     for given, autocast in ((inputs, True), (half, False)):
         with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
             out = dispatched(given, (9, 14))
-            assert torch.equal(out, call(inline_attention_fast, given, (9, 14), 3))
+            assert torch.equal(out, projected('fast', given, (9, 14)))
 
 
 @pytest.mark.parametrize('rows', [1, 2, 4])
