@@ -16,6 +16,7 @@ from mmlab_inline.engine import (
     check_data,
     check_launcher,
     drop_pretrained,
+    keep_freed_memory,
     load_config,
     load_weights,
     start_processes,
@@ -43,6 +44,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     use_safe_loading()
+    keep_freed_memory()
     with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher

@@ -21,6 +21,7 @@ from mmlab_inline.engine import (
     enable_amp,
     find_checkpoint,
     is_whole,
+    keep_freed_memory,
     load_config,
     prepare_load_from,
     start_processes,
@@ -77,6 +78,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     use_safe_loading()
+    keep_freed_memory()
     with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
         cfg.launcher = args.launcher

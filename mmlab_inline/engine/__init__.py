@@ -1,5 +1,6 @@
 """What a run needs beyond mmengine: checked configs, exact resuming, mixed precision on CPU."""
 
+from .allocator import keep_freed_memory
 from .amp import enable_amp
 from .checkpoint_hook import AtomicCheckpointHook
 from .cli import ArgumentParser
@@ -32,6 +33,7 @@ __all__ = [
     'enable_amp',
     'find_checkpoint',
     'is_whole',
+    'keep_freed_memory',
     'load_config',
     'load_weights',
     'prepare_load_from',

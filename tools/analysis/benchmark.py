@@ -22,7 +22,7 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmlab_inline.engine import ArgumentParser, load_config
+from mmlab_inline.engine import ArgumentParser, keep_freed_memory, load_config
 from mmlab_inline.engine.benchmark import (
     AMP_DTYPES,
     BACKBONES,
@@ -118,6 +118,11 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         help=f'per size and pass; at least {MIN_ROUNDS} rounds are taken (default: %(default)s)',
     )
     parser.add_argument('--threads', type=positive, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        '--keep-freed-memory',
+        action='store_true',
+        help='on a CPU: reuse freed memory of every size, as the other tools do',
+    )
     parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: a GPU if there is one')
     parser.add_argument('--amp', choices=AMP_DTYPES, help='autocast to this dtype')
     parser.add_argument(
@@ -141,6 +146,8 @@ def main() -> None:
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.keep_freed_memory:
+        keep_freed_memory()
     with exit_on_user_error():
         run(args)
 
