@@ -14,10 +14,9 @@ from mmengine.config import Config
 from mmlab_inline.engine import (
     ArgumentParser,
     check_data,
-    check_launcher,
     drop_pretrained,
     keep_freed_memory,
-    load_config,
+    load_run_config,
     load_weights,
     start_processes,
     use_safe_loading,
@@ -29,9 +28,8 @@ from mmlab_inline.utils import UserError, exit_on_user_error
 def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(description='Evaluate a detector or a segmentor.')
     parser.add_config_arguments('model.test_cfg.rcnn.score_thr=0.1')
-    parser.add_launcher_arguments()
+    parser.add_run_arguments()
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='logs and metrics; default work_dirs/CONFIG-NAME')
     parser.add_argument(
         '--out',
         metavar='PATH',
@@ -46,11 +44,7 @@ def main() -> None:
     use_safe_loading()
     keep_freed_memory()
     with exit_on_user_error():
-        cfg = load_config(args.config, args.cfg_options)
-        cfg.launcher = args.launcher
-        check_launcher(cfg)
-        if args.work_dir or not cfg.get('work_dir'):
-            cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
+        cfg = load_run_config(args)
         if not Path(args.checkpoint).is_file():
             raise UserError(f'checkpoint {args.checkpoint} does not exist')
         drop_pretrained(cfg)

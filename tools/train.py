@@ -15,14 +15,13 @@ from mmengine.registry import RUNNERS
 from mmlab_inline.engine import (
     ArgumentParser,
     check_data,
-    check_launcher,
     check_pretrained,
     drop_pretrained,
     enable_amp,
     find_checkpoint,
     is_whole,
     keep_freed_memory,
-    load_config,
+    load_run_config,
     prepare_load_from,
     start_processes,
     use_safe_loading,
@@ -34,8 +33,7 @@ from mmlab_inline.utils import UserError, exit_on_user_error
 def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(description='Train a detector or a segmentor.')
     parser.add_config_arguments('optim_wrapper.optimizer.lr=1e-4 train_cfg.max_epochs=24')
-    parser.add_launcher_arguments()
-    parser.add_argument('--work-dir', help='logs and checkpoints; default work_dirs/CONFIG-NAME')
+    parser.add_run_arguments()
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -80,11 +78,7 @@ def main() -> None:
     use_safe_loading()
     keep_freed_memory()
     with exit_on_user_error():
-        cfg = load_config(args.config, args.cfg_options)
-        cfg.launcher = args.launcher
-        check_launcher(cfg)
-        if args.work_dir or not cfg.get('work_dir'):
-            cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
+        cfg = load_run_config(args)
         if args.load_from:
             cfg.load_from = args.load_from
         if args.resume:

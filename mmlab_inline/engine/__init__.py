@@ -3,13 +3,13 @@
 from .allocator import keep_freed_memory
 from .amp import enable_amp
 from .checkpoint_hook import AtomicCheckpointHook
-from .cli import ArgumentParser
+from .cli import ArgumentParser, load_run_config
 from .config import check_options, drop_pretrained, load_config
 from .fsdp import ShardedStrategy, StrategyRunner
 from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_pretrained, load_weights
-from .processes import BroadcastStatisticsHook, check_launcher, start_processes
+from .processes import BroadcastStatisticsHook, start_processes
 from .resume import find_checkpoint, is_whole
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
@@ -26,7 +26,6 @@ __all__ = [
     'StrategyRunner',
     'TerminationHook',
     'check_data',
-    'check_launcher',
     'check_options',
     'check_pretrained',
     'drop_pretrained',
@@ -35,6 +34,7 @@ __all__ = [
     'is_whole',
     'keep_freed_memory',
     'load_config',
+    'load_run_config',
     'load_weights',
     'prepare_load_from',
     'start_processes',
