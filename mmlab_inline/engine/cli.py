@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -68,6 +69,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
     return value
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Type of an argument: HxW."""
+    match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
+    if not match:
+        raise argparse.ArgumentTypeError(f'{text!r} is not HxW, such as 512x512')
+    return int(match[1]), int(match[2])
 
 
 class _RankAction(argparse.Action):

@@ -11,7 +11,6 @@ that warm up. With the defaults that is two such times for attention and config,
 
 import argparse
 import json
-import re
 import shlex
 import sys
 import warnings
@@ -42,7 +41,7 @@ from mmlab_inline.engine.benchmark import (
     measure,
     tables,
 )
-from mmlab_inline.engine.cli import positive
+from mmlab_inline.engine.cli import image_size, positive
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 
@@ -92,7 +91,7 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--sizes',
         nargs='+',
-        type=size,
+        type=image_size,
         metavar='HxW',
         help='default: 200x320 tokens; 512x512 and 800x1280 pixels; what the config has',
     )
@@ -132,14 +131,6 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         metavar='FOLDER',
         help='where the JSON file and the picture go (default: %(default)s)',
     )
-
-
-def size(text: str) -> tuple[int, int]:
-    """Type of an argument: HxW."""
-    match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
-    if not match:
-        raise argparse.ArgumentTypeError(f'{text!r} is not HxW, such as 512x512')
-    return int(match[1]), int(match[2])
 
 
 def main() -> None:
