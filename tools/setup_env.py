@@ -15,6 +15,7 @@ import argparse
 import configparser
 import fcntl
 import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -29,11 +30,27 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def load_environment() -> ModuleType:
+    """Loads what the package knows about environments without importing it: that takes torch."""
+    path = ROOT / 'mmlab_inline' / 'environment.py'
+    spec = importlib.util.spec_from_file_location('environment', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+environment = load_environment()
+DOCS, HEADLESS, LIBRARIES = environment.DOCS, environment.HEADLESS, environment.LIBRARIES
+remedy_for = environment.remedy_for
+available_memory, usable_cores = environment.available_memory, environment.usable_cores
+
 OLDEST = (3, 10)
-HEADLESS = 'opencv-python-headless'
 
 VENV_GIB = 6.0
 TEMP_GIB = 3.0
@@ -42,13 +59,13 @@ GIB_PER_JOB = 2.0
 BUILD_CORE_MINUTES = 18
 
 # Modules an existing environment must offer, by make target.
-LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmcv._ext', 'mmdet', 'mmseg')
 NEEDED = {
     'setup': (*LIBRARIES, 'mmlab_inline', 'pytest', 'ruff'),
     'demo': (*LIBRARIES, 'mmlab_inline'),
     'test': (*LIBRARIES, 'mmlab_inline', 'pytest'),
     'test-all': (*LIBRARIES, 'mmlab_inline', 'pytest'),
     'lint': ('ruff',),
+    'docs': DOCS,
 }
 
 PROBE_PYTHON = """
@@ -117,17 +134,20 @@ class Family(NamedTuple):
 
     Attributes:
         name: The extra in setup.cfg, and how the requirement files of its own begin.
-        mmcv: What mmcv's distribution is called.
         folder: The environment's folder at the root of the checkout.
         command: The make target that makes it.
         newest: Last Python that the pinned set is installable on.
     """
 
     name: str
-    mmcv: str
     folder: str
     command: str
     newest: tuple[int, int]
+
+    @property
+    def mmcv(self) -> str:
+        """What mmcv's distribution is called."""
+        return environment.FAMILIES[self.name]['mmcv'][0]
 
     @property
     def venv(self) -> Path:
@@ -162,7 +182,7 @@ class Family(NamedTuple):
     @property
     def requirements(self) -> tuple[str, ...]:
         """All other requirements, relative to the checkout."""
-        return tuple(f'requirements/{name}.txt' for name in (self.name, 'runtime', 'dev'))
+        return tuple(f'requirements/{name}.txt' for name in (self.name, 'runtime', 'dev', 'docs'))
 
     @property
     def span(self) -> str:
@@ -173,8 +193,8 @@ class Family(NamedTuple):
 FAMILIES = {
     family.name: family
     for family in (
-        Family('onedl', 'onedl-mmcv', '.venv', 'make setup', (3, 12)),
-        Family('openmmlab', 'mmcv', '.venv-openmmlab', 'make test-openmmlab', (3, 11)),
+        Family('onedl', '.venv', 'make setup', (3, 12)),
+        Family('openmmlab', '.venv-openmmlab', 'make test-openmmlab', (3, 11)),
     )
 }
 
@@ -328,25 +348,6 @@ def find_base(
     )
 
 
-def available_memory(
-    meminfo: Path = Path('/proc/meminfo'), cgroup: Path = Path('/sys/fs/cgroup')
-) -> float | None:
-    """Returns the memory left to this process in GiB, a container's limit included."""
-    room = []
-    try:
-        kib = re.search(r'^MemAvailable:\s+(\d+) kB', meminfo.read_text(), re.MULTILINE)
-        if kib:
-            room.append(int(kib[1]) / 2**20)
-        limit = (cgroup / 'memory.max').read_text().strip()
-        # Not memory.current, which counts file cache that gives way.
-        anonymous = re.search(r'^anon (\d+)', (cgroup / 'memory.stat').read_text(), re.MULTILINE)
-        if limit != 'max' and anonymous:
-            room.append((int(limit) - int(anonymous[1])) / 2**30)
-    except (OSError, ValueError):
-        pass
-    return min(room) if room else None
-
-
 def max_jobs(cores: int, memory: float | None) -> int:
     """Returns how many compilers may run at once.
 
@@ -357,11 +358,6 @@ def max_jobs(cores: int, memory: float | None) -> int:
     if memory is None:
         return cores
     return max(1, min(cores, int(memory / GIB_PER_JOB)))
-
-
-def usable_cores() -> int:
-    """Returns the processors this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def find_compiler(environ: dict[str, str]) -> str | None:
@@ -786,37 +782,9 @@ def check_existing(python: str, target: str) -> None:
         found['mmlab_inline'] = ''
     missing = [name for name in NEEDED[target] if not found[name]]
     if missing:
-        family = FAMILIES['openmmlab' if answer['upstream'] else 'onedl']
+        family = 'openmmlab' if answer['upstream'] else 'onedl'
         remedy = remedy_for(missing, shlex.quote(python), family)
         raise SetupError(f'{python} lacks {", ".join(missing)}; {remedy}')
-
-
-def remedy_for(missing: Sequence[str], python: str, family: Family) -> str:
-    """Returns the command that installs what an existing environment lacks.
-
-    Args:
-        missing: Modules that were not found.
-        python: The environment's Python, quoted for a shell.
-        family: The family to take: one installed over the other breaks both.
-    """
-    if 'mmcv._ext' in missing and 'mmcv' not in missing:
-        # An mmcv that was built without torch, which pip takes for a good one.
-        return (
-            f'its mmcv has no compiled ops: {python} -m pip install --force-reinstall --no-deps '
-            f'--no-build-isolation --no-cache-dir {family.mmcv}'
-        )
-    if any(name in LIBRARIES for name in missing):
-        return (
-            f'with torch in place (docs/install.md): {python} -m pip install '
-            f"--no-build-isolation --no-cache-dir -e '.[{family.name},dev]'"
-        )
-    commands = []
-    if 'mmlab_inline' in missing:
-        commands.append(f'{python} -m pip install --no-build-isolation --no-deps -e .')
-    tools = [name for name in missing if name != 'mmlab_inline']
-    if tools:
-        commands.append(f'{python} -m pip install {" ".join(tools)}')
-    return ' && '.join(commands)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -62,7 +62,7 @@ class InLinePVT(DenseBackbone):
     Raises:
         ValueError: Unknown arch, attention or kernel, or numbers that do not fit together.
 
-    Example:
+    Examples:
         >>> model = InLinePVT('tiny')
         >>> [tuple(y.shape) for y in model(torch.rand(1, 3, 64, 96))]
         [(1, 64, 16, 24), (1, 128, 8, 12), (1, 320, 4, 6), (1, 512, 2, 3)]

@@ -86,7 +86,7 @@ class InLineSwin(DenseBackbone):
     Raises:
         ValueError: Unknown arch, attention or kernel, or numbers that do not fit together.
 
-    Example:
+    Examples:
         >>> model = InLineSwin('tiny')
         >>> [tuple(y.shape) for y in model(torch.rand(1, 3, 64, 96))]
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]

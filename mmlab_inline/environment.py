@@ -1,0 +1,320 @@
+"""What an environment holds, and what is wrong with it: the report of ``python -m mmlab_inline``.
+
+Only the standard library is imported, because the report is for environments in which other imports
+fail; libraries are imported in processes of their own. tools/setup_env.py loads this file by its
+path, under any Python from 3.8 on, and shares what both need.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmcv._ext', 'mmdet', 'mmseg')
+DOCS = ('mkdocs', 'material', 'mkdocstrings', 'latex2mathml')
+MMCV = 'onedl-mmcv'
+HEADLESS = 'opencv-python-headless'
+
+# Two families of distributions share the import names. The first of a row is the one to install.
+FAMILIES = {
+    'onedl': {
+        'mmengine': ('onedl-mmengine',),
+        'mmcv': (MMCV,),
+        'mmdet': ('onedl-mmdetection',),
+        'mmseg': ('onedl-mmsegmentation',),
+    },
+    'openmmlab': {
+        'mmengine': ('mmengine', 'mmengine-lite'),
+        'mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite'),
+        'mmdet': ('mmdet',),
+        'mmseg': ('mmsegmentation',),
+    },
+}
+OPENCV = ('opencv-python', HEADLESS, 'opencv-contrib-python', 'opencv-contrib-python-headless')
+
+# In this order, so that the first failure is the cause of those after it.
+PROBED = ('numpy', 'torch', 'torchvision', 'triton', 'timm', 'cv2')
+PROBED += ('mmengine', 'mmcv', 'mmcv.ops', 'mmdet', 'mmseg', 'mmlab_inline')
+OPTIONAL = ('triton',)
+
+VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'CUDA_HOME')
+VARIABLES += ('TRITON_INTERPRET', 'PYTHONPATH')
+OWN_VARIABLES = 'MMLAB_INLINE_'
+
+# What an import says when it fails, and what helps: {pip} installs, {mmcv} compiles mmcv anew.
+# docs/install.md has the same and more.
+SYMPTOMS = (
+    (r"undefined symbol|No module named 'mmcv\._ext'", '{mmcv}'),
+    (r'torchvision::nms', 'install torch and torchvision from one index, in one command'),
+    (r'libGL', '{pip} --no-deps --force-reinstall ' + HEADLESS),
+    (r'MMCV==.* is used but incompatible', "{pip} 'mmcv>=2.1,<2.2', or the onedl family"),
+    (
+        r'numpy\.dtype size changed|compiled using NumPy 1',
+        "{pip} 'numpy<2' 'opencv-python<4.12'",
+    ),
+)
+
+# Imports may print: stdout goes to stderr, the results to what was stdout.
+PROBE = """
+import importlib, json, os, sys
+out = os.fdopen(os.dup(1), 'w')
+os.dup2(2, 1)
+
+def details(name, module):
+    found = {'version': str(getattr(module, '__version__', ''))}
+    if name == 'torch':
+        cuda = module.cuda.is_available()
+        found['cuda'] = module.version.cuda
+        found['cudnn'] = module.backends.cudnn.version() if module.version.cuda else None
+        count = module.cuda.device_count() if cuda else 0
+        found['gpus'] = [module.cuda.get_device_name(index) for index in range(count)]
+    return found
+
+for name in sys.argv[1:]:
+    try:
+        found = details(name, importlib.import_module(name))
+    except BaseException as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        found = {'error': type(error).__name__ + (': ' + lines[-1] if lines else '')}
+    print(json.dumps([name, found]), file=out, flush=True)
+os._exit(0)  # libraries that loaded half may fail to unload
+"""
+
+
+def usable_cores() -> int:
+    """Returns the processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def available_memory(
+    meminfo: Path = Path('/proc/meminfo'), cgroup: Path = Path('/sys/fs/cgroup')
+) -> float | None:
+    """Returns the memory left to this process in GiB, a container's limit included."""
+    room = []
+    try:
+        kib = re.search(r'^MemAvailable:\s+(\d+) kB', meminfo.read_text(), re.MULTILINE)
+        if kib:
+            room.append(int(kib[1]) / 2**20)
+        limit = (cgroup / 'memory.max').read_text().strip()
+        # Not memory.current, which counts file cache that gives way.
+        anonymous = re.search(r'^anon (\d+)', (cgroup / 'memory.stat').read_text(), re.MULTILINE)
+        if limit != 'max' and anonymous:
+            room.append((int(limit) - int(anonymous[1])) / 2**30)
+    except (OSError, ValueError):
+        pass
+    return min(room) if room else None
+
+
+def remedy_for(missing: Sequence[str], python: str, extra: str) -> str:
+    """Returns the command that installs what an existing environment lacks.
+
+    Args:
+        missing: Modules that were not found.
+        python: The environment's Python, quoted for a shell.
+        extra: The family of mm distributions to take: one installed over the other breaks both.
+    """
+    if 'mmcv._ext' in missing and 'mmcv' not in missing:
+        # An mmcv that was built without torch, which pip takes for a good one.
+        return (
+            f'its mmcv has no compiled ops: {python} -m pip install --force-reinstall --no-deps '
+            f'--no-build-isolation --no-cache-dir {FAMILIES[extra]["mmcv"][0]}'
+        )
+    if any(name in LIBRARIES for name in missing):
+        return (
+            f'with torch in place (docs/install.md): {python} -m pip install '
+            f"--no-build-isolation --no-cache-dir -e '.[{extra},dev]'"
+        )
+    commands = []
+    if 'mmlab_inline' in missing:
+        commands.append(f'{python} -m pip install --no-build-isolation --no-deps -e .')
+    if any(name in DOCS for name in missing):
+        commands.append(f'{python} -m pip install -r requirements/docs.txt')
+    tools = [name for name in missing if name != 'mmlab_inline' and name not in DOCS]
+    if tools:
+        commands.append(f'{python} -m pip install {" ".join(tools)}')
+    return ' && '.join(commands)
+
+
+def probe_modules(names: Sequence[str] = PROBED, timeout: float = 300) -> dict[str, dict]:
+    """Imports modules one after another in another process, and in a new one after a crash.
+
+    Args:
+        names: Modules.
+        timeout: Seconds for all imports of one process.
+
+    Returns:
+        For each module ``version``, or ``error`` in one line; more about torch.
+    """
+    found: dict[str, dict] = {}
+    while len(found) < len(names):
+        rest = [name for name in names if name not in found]
+        try:
+            done = subprocess.run(
+                [sys.executable, '-c', PROBE, *rest],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                timeout=timeout,
+            )
+            output, end = done.stdout, f'the import ends Python with status {done.returncode}'
+        except subprocess.TimeoutExpired as error:
+            output, end = error.stdout or b'', f'the import takes longer than {timeout:.0f} s'
+        for line in output.decode(errors='replace').splitlines():
+            name, facts = json.loads(line)
+            found[name] = facts
+        if any(name not in found for name in rest):
+            found[next(name for name in rest if name not in found)] = {'error': end}
+    return found
+
+
+def installed_distributions() -> dict[str, str]:
+    """Returns the versions of everything installed, by distribution name."""
+    found: dict[str, str] = {}
+    for distribution in distributions():
+        name = distribution.metadata['Name']  # None where the metadata are torn
+        if name:
+            found.setdefault(re.sub(r'[-_.]+', '-', name).lower(), distribution.version)
+    return found
+
+
+def report() -> Iterator[str]:
+    """Yields the lines of the report, problems last; never raises."""
+    failures = []
+
+    def attempt(action: Callable, otherwise: object) -> object:
+        try:
+            return action()
+        except Exception as error:
+            failures.append(f'this report is incomplete: {type(error).__name__}: {error}')
+            return otherwise
+
+    installed = attempt(installed_distributions, {})
+    facts = attempt(probe_modules, {})
+    sections = {
+        'mmlab-inline': _describe_package,
+        'platform': platform.platform,
+        'Python': lambda: f'{platform.python_version()} ({sys.executable})',
+        'processor': _describe_processor,
+    }
+    for name in PROBED[:-1]:
+        sections[name] = lambda name=name: _describe_module(name, facts[name], installed)
+    sections['variables'] = _describe_variables
+    for title, describe in sections.items():
+        yield f'{title:<12}  {attempt(describe, "unknown")}'
+    problems = attempt(lambda: list(find_problems(facts, installed)), [])
+    yield ''
+    for problem in problems + failures:
+        yield 'problem: ' + problem.replace('\n', ' ')
+    if not problems + failures:
+        yield 'no problem found'
+
+
+def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator[str]:
+    """Yields what is wrong and what to do, one line each.
+
+    Args:
+        facts: What :func:`probe_modules` found.
+        installed: What :func:`installed_distributions` found.
+    """
+    python = shlex.quote(sys.executable)
+    upstream = {name for row in FAMILIES['openmmlab'].values() for name in row}
+    maintained = {name for row in FAMILIES['onedl'].values() for name in row}
+    families = [sorted(names & installed.keys()) for names in (maintained, upstream)]
+    extra = 'openmmlab' if families[1] and not families[0] else 'onedl'
+    if all(families):
+        both = ' '.join(families[0] + families[1])
+        yield (
+            f'both families of mm libraries are installed ({both}), each over the other; '
+            f'{python} -m pip uninstall -y {both}, then install one (docs/install.md)'
+        )
+    opencv = {installed[name] for name in OPENCV if name in installed}
+    if len(opencv) > 1:
+        yield (
+            'several distributions write the folder cv2, in different versions '
+            f'({_listed(OPENCV, installed)}); give them one version'
+        )
+    seen = set()
+    for name, found in facts.items():
+        error = found.get('error')
+        if not error or error in seen:
+            continue
+        missing = re.search(r"No module named '([^']+)'", error)
+        if name in OPTIONAL and missing:
+            continue
+        seen.add(error)  # what fails for the reason of another is said once
+        yield f'{name} does not import: {error}; {_remedy(name, error, missing, python, extra)}'
+
+
+def _remedy(name: str, error: str, missing: re.Match | None, python: str, extra: str) -> str:
+    mmcv = remedy_for(['mmcv._ext'], python, extra)
+    for pattern, remedy in SYMPTOMS:
+        if re.search(pattern, error):
+            return remedy.format(pip=f'{python} -m pip install', mmcv=mmcv)
+    if missing:
+        return remedy_for([missing[1].partition('.')[0]], python, extra)
+    if name == 'mmcv.ops':
+        return mmcv
+    return 'see "When something goes wrong" in docs/install.md'
+
+
+def _describe_package() -> str:
+    text = (PACKAGE / 'version.py').read_text()
+    version = re.search(r"__version__ = '(.+)'", text)
+    parts = [f'{version[1] if version else "?"} in {PACKAGE}']
+    if (PACKAGE.parent / '.git').exists():
+        revision = _git('rev-parse', '--short', 'HEAD')
+        changed = _git('status', '--porcelain', '--untracked-files=no')
+        parts.append(f'git {revision or "unknown"}{", modified" if changed else ""}')
+    return ', '.join(parts)
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ['git', '-C', str(PACKAGE.parent), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ''
+    return done.stdout.decode(errors='replace').strip()
+
+
+def _describe_processor() -> str:
+    total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
+    left = available_memory()
+    free = '' if left is None else f', {left:.1f} available'
+    return f'{usable_cores()} of {os.cpu_count()} cores; memory {total:.1f} GiB{free}'
+
+
+def _describe_module(name: str, found: dict, installed: dict[str, str]) -> str:
+    if 'error' in found:
+        absent = found['error'].startswith('ModuleNotFoundError') and f"'{name}'" in found['error']
+        text = 'not installed' if absent else f'does not import: {found["error"]}'
+    else:
+        text = found['version'] or 'imports'
+    if name == 'torch' and 'error' not in found:
+        cuda = f', CUDA {found["cuda"]}, cuDNN {found["cudnn"]}' if found['cuda'] else ', CPU build'
+        text += f'{cuda}; {", ".join(found["gpus"]) or "no GPU"}'
+    names = OPENCV if name == 'cv2' else [row for f in FAMILIES.values() for row in f.get(name, ())]
+    listed = _listed(names, installed)
+    return f'{text} ({listed})' if listed else text
+
+
+def _listed(names: Sequence[str], installed: dict[str, str]) -> str:
+    return ', '.join(f'{name} {installed[name]}' for name in names if name in installed)
+
+
+def _describe_variables() -> str:
+    names = [n for n in sorted(os.environ) if n in VARIABLES or n.startswith(OWN_VARIABLES)]
+    return ' '.join(f'{name}={shlex.quote(os.environ[name])}' for name in names) or 'none set'
