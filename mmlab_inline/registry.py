@@ -10,6 +10,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import RUNNERS as ROOT_RUNNERS
 from mmengine.registry import STRATEGIES as ROOT_STRATEGIES
 from mmengine.registry import Registry
@@ -19,6 +20,12 @@ MODELS = Registry(
 )
 HOOKS = Registry('hook', scope='mmlab_inline', parent=ROOT_HOOKS, locations=['mmlab_inline.engine'])
 LOOPS = Registry('loop', scope='mmlab_inline', parent=ROOT_LOOPS, locations=['mmlab_inline.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    scope='mmlab_inline',
+    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
+    locations=['mmlab_inline.engine'],
+)
 RUNNERS = Registry(
     'runner', scope='mmlab_inline', parent=ROOT_RUNNERS, locations=['mmlab_inline.engine']
 )

@@ -6,6 +6,7 @@ from .checkpoint_hook import AtomicCheckpointHook
 from .cli import ArgumentParser, load_run_config
 from .config import check_options, drop_pretrained, load_config
 from .fsdp import ShardedStrategy, StrategyRunner
+from .layer_decay import LayerDecayConstructor
 from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_pretrained, load_weights
@@ -19,6 +20,7 @@ __all__ = [
     'ArgumentParser',
     'AtomicCheckpointHook',
     'BroadcastStatisticsHook',
+    'LayerDecayConstructor',
     'NonFiniteLossHook',
     'ResumableEpochBasedTrainLoop',
     'ResumableIterBasedTrainLoop',

@@ -47,11 +47,15 @@ class Painter:
     Args:
         classes: Their names.
         palette: ``(num_classes, 3)`` uint8, RGB.
+        with_scores: Write the scores of objects beside their classes.
     """
 
-    def __init__(self, classes: Sequence[str], palette: np.ndarray) -> None:
+    def __init__(
+        self, classes: Sequence[str], palette: np.ndarray, with_scores: bool = True
+    ) -> None:
         self.classes = classes
         self.palette = palette
+        self.with_scores = with_scores
 
     def draw(self, image: np.ndarray, prediction: Prediction) -> np.ndarray:
         """Draw a prediction over its image.
@@ -90,7 +94,8 @@ class Painter:
         texts = _Texts(picture)
         for index in order[::-1]:
             label = found.labels[index]
-            text = f'{self.classes[label]} {found.scores[index]:.2f}'
+            score = f' {found.scores[index]:.2f}' if self.with_scores else ''
+            text = f'{self.classes[label]}{score}'
             left, top, _, bottom = found.boxes[index] * scale
             # Above the box, or where there is room: inside, below.
             places = [(left, top - texts.height), (left, top), (left, bottom)]

@@ -1,0 +1,225 @@
+"""Pictures with label maps: read as labelling tools write them, written as mmseg trains on them."""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ...utils import UserError, write_atomically
+from .data import OwnData, Picture, has_masks, mask_of
+from .folder import Folder, size_of
+from .label_names import IGNORED, Names, find_names, resolve_coding
+from .voc import read_lists
+
+_FOLDERS = {
+    'annotations',
+    'annotation',
+    'label',
+    'labels',
+    'mask',
+    'masks',
+    'gt',
+    'segmentation',
+    'segmentations',
+    'segmentationclass',
+    'seg',
+    'ann',
+}
+_TAIL = re.compile('[-_. ](masks?|labels?|seg|gt|labelids|labeltrainids)$', re.IGNORECASE)
+# Below this share of the picture a region is a speck.
+_SPECK = 1e-4
+
+
+def find_label_maps(folder: Folder) -> list[Path]:
+    """The images below a folder that are label maps, by the names of their folders or their own."""
+    return [path for path in folder.pictures if _is_label_map(folder, path)]
+
+
+def read_label_maps(
+    folder: Folder, files: Iterable[Path], names: Names | None = None, zero: str | None = None
+) -> OwnData:
+    """Read pictures with label maps.
+
+    A picture and its label map have the same name up to endings such as ``_mask`` and the suffix.
+    Splits come from ImageSets/Segmentation, else from the names of the folders.
+
+    Args:
+        folder: Where both lie.
+        files: As :func:`find_label_maps` returns them.
+        names: Names of the classes; None: as a file beside the label maps has them.
+        zero: As in :func:`resolve_coding`.
+
+    Raises:
+        UserError: Pictures and label maps do not fit together, or no class can be made of them.
+    """
+    files = set(files)
+    lists = read_lists(folder, 'Segmentation')
+    maps: dict[tuple[str | None, str], Path] = {}
+    for path in sorted(files):
+        key = folder.split_of(path), _TAIL.sub('', path.stem)
+        if key in maps:
+            raise UserError(
+                f'{folder.relative(maps[key])} and {folder.relative(path)} may both be the label '
+                'map of one picture; leave one of them in the folder'
+            )
+        maps[key] = path
+    data = OwnData(folder.root, 'label maps', [], {})
+    amounts: Counter = Counter()
+    alone = 0
+    for path in folder.pictures:
+        label_map = maps.get((folder.split_of(path), path.stem))
+        if path in files or label_map is None:
+            alone += path not in files
+            continue
+        picture = Picture(path, size_of(path), label_map=label_map)
+        pixels = _read(label_map)
+        if pixels.shape[:2] != picture.size:
+            raise UserError(
+                f'{label_map} is {pixels.shape[1]}x{pixels.shape[0]}, its picture '
+                f'{picture.size[1]}x{picture.size[0]}; resize it with nearest neighbour'
+            )
+        picture.pixels, picture.region_sizes = _count(pixels), _region_sizes(pixels)
+        amounts += picture.pixels
+        split = lists.get(path.stem) if lists else folder.split_of(path)
+        data.splits.setdefault(split, []).append(picture)
+    if not amounts:
+        raise UserError(
+            f'none of the {alone} pictures in {folder.root} has a label map; give both the same '
+            'name, as in images/a.jpg and masks/a.png'
+        )
+    if alone:
+        data.notes.append(f'{alone} pictures have no label map: left out')
+    if lists and None in data.splits:
+        data.notes.append(
+            f'{len(data.splits.pop(None))} pictures are in no list of ImageSets/Segmentation: '
+            'left out'
+        )
+    shares = {value: count / amounts.total() for value, count in amounts.items()}
+    example = str(next(data.pictures()).label_map)
+    names = find_names(folder) if names is None else names
+    data.classes, data.coding, notes = resolve_coding(names, shares, zero, example)
+    data.notes += notes
+    for picture in data.pictures():
+        picture.pixels = _relabel(picture.pixels, data.coding)
+    return data
+
+
+def to_label_maps(data: OwnData) -> OwnData:
+    """The same pictures for semantic segmentation: objects become classes beside a background.
+
+    Raises:
+        UserError: An object has no mask.
+    """
+    if not has_masks(data):
+        raise UserError(
+            f'{data.root} has objects without a mask, of which no label map can be drawn; export '
+            'polygons, or use --task det'
+        )
+    classes = ['background', *data.classes]
+    drawn = replace(data, classes=classes, splits={}, notes=list(data.notes))
+    for split, pictures in data.splits.items():
+        drawn.splits[split] = []
+        for picture in pictures:
+            pixels = _draw_objects(picture)
+            counts = _relabel(_count(pixels), {label: label for label in range(len(classes))})
+            drawn.splits[split].append(
+                replace(picture, pixels=counts, region_sizes=_region_sizes(pixels))
+            )
+    return drawn
+
+
+def draw_label_map(data: OwnData, picture: Picture) -> np.ndarray:
+    """Labels of a picture, ``(H, W)`` uint8, 255 where none counts."""
+    if picture.label_map is None:
+        return _draw_objects(picture)
+    pixels = _read(picture.label_map)
+    if pixels.ndim == 3:
+        pixels = _packed(pixels)
+    labels = np.full(pixels.shape, IGNORED, np.uint8)
+    for value, label in data.coding.items():
+        labels[pixels == (_pack(value) if isinstance(value, tuple) else value)] = label
+    return labels
+
+
+def write_label_maps(folder: Path, data: OwnData) -> None:
+    """Write PNG files of one channel, called as the picture below the data, suffix included.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
+    for picture in data.pictures():
+        content = io.BytesIO()
+        Image.fromarray(draw_label_map(data, picture)).save(content, 'PNG')
+        name = picture.path.relative_to(data.root)
+        write_atomically(folder / f'{name}.png', content.getvalue())
+
+
+def _is_label_map(folder: Folder, path: Path) -> bool:
+    parts = path.relative_to(folder.root).parent.parts
+    return bool({part.lower() for part in parts} & _FOLDERS or _TAIL.search(path.stem))
+
+
+def _read(path: Path) -> np.ndarray:
+    """Values (H, W), or colours (H, W, 3) if they are more than shades of grey."""
+    try:
+        with Image.open(path) as image:
+            if image.mode in ('RGB', 'RGBA', 'LA', 'CMYK'):
+                image = image.convert('RGB')
+            pixels = np.array(image)
+    except (OSError, UnidentifiedImageError):
+        raise UserError(f'label map {path} does not open; copy it anew from its source') from None
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        return pixels[..., 0]
+    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+
+
+def _count(pixels: np.ndarray) -> Counter:
+    if pixels.ndim == 2:
+        values, counts = np.unique(pixels, return_counts=True)
+        return Counter(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    values, counts = np.unique(_packed(pixels), return_counts=True)
+    colours = [(value >> 16, value >> 8 & 255, value & 255) for value in values.tolist()]
+    return Counter(dict(zip(colours, counts.tolist(), strict=True)))
+
+
+def _relabel(counts: Mapping, coding: Mapping) -> Counter:
+    """Pixels of each label out of pixels of each value, without what is ignored."""
+    found: Counter = Counter()
+    for value, count in counts.items():
+        if coding[value] != IGNORED:
+            found[coding[value]] += count
+    return found
+
+
+def _packed(pixels: np.ndarray) -> np.ndarray:
+    return pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def _pack(colour: tuple[int, int, int]) -> int:
+    return colour[0] << 16 | colour[1] << 8 | colour[2]
+
+
+def _region_sizes(pixels: np.ndarray) -> list[float]:
+    if pixels.ndim == 3:
+        pixels = _packed(pixels)
+    sizes = []
+    for value in np.unique(pixels):
+        mask = (pixels == value).astype(np.uint8)
+        _, _, stats, _ = cv2.connectedComponentsWithStats(mask)
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        sizes += np.sqrt(areas[areas > _SPECK * pixels.size]).tolist()
+    return sizes
+
+
+def _draw_objects(picture: Picture) -> np.ndarray:
+    """0 for the background, label + 1 for objects, the smaller over the larger."""
+    labels = np.zeros(picture.size, np.uint8)
+    for item in sorted(picture.objects, key=lambda item: -item['area']):
+        labels[mask_of(item, picture.size)] = item['label'] + 1
+    return labels
