@@ -112,8 +112,8 @@ class Folder:
         ranked = sorted(found, key=nearness)
         if len(ranked) > 1 and nearness(ranked[-1]) == nearness(ranked[-2]):
             raise UserError(
-                f'{self.relative(near)} names {name}, which may be {self.relative(ranked[-1])} or '
-                f'{self.relative(ranked[-2])}; give the pictures names of their own'
+                f'{self.relative(near)} names {name}, which may be {self.relative(ranked[-2])} or '
+                f'{self.relative(ranked[-1])}; give the pictures names of their own'
             )
         return ranked[-1] if ranked else None
 

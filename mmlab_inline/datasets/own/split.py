@@ -65,8 +65,9 @@ def split_pictures(
 ) -> tuple[list[Picture], list[Picture]]:
     """Part pictures so that both sides are alike.
 
-    Of 200 shuffles the one is taken that leaves the fewest classes without a picture to train on
-    and then comes nearest to ``share`` in every class. Copies of one file stay on one side.
+    Of 200 shuffles the one is taken that leaves the fewest classes without a picture to train on,
+    then the fewest without one to evaluate on, and then comes nearest to ``share`` in every class.
+    Copies of one file stay on one side.
 
     Args:
         pictures: All of them.
@@ -91,7 +92,7 @@ def split_pictures(
     total = amounts.sum(0)
     wanted = max(1, round(share * len(pictures)))
     generator = random.Random(seed)
-    best, best_cost = np.zeros(len(pictures), bool), (np.inf, np.inf)
+    best, best_cost = np.zeros(len(pictures), bool), (np.inf,)
     for _ in range(_TRIES):
         generator.shuffle(groups)
         held_out = np.zeros(len(pictures), bool)
@@ -100,8 +101,8 @@ def split_pictures(
                 held_out[group] = True
             if held_out.sum() >= wanted:
                 break
-        held = amounts[held_out].sum(0)[total > 0]
-        cost = (held == total[total > 0]).sum(), np.abs(held / total[total > 0] - share).sum()
+        held = amounts[held_out].sum(0)[total > 0] / total[total > 0]
+        cost = (held == 1).sum(), (held == 0).sum(), np.abs(held - share).sum()
         if cost < best_cost:
             best, best_cost = held_out, cost
     train = [picture for picture, out in zip(pictures, best, strict=True) if not out]

@@ -77,7 +77,7 @@ def find_base(name: str) -> tuple[str, Config]:
     """
     if Path(name).is_file():
         return str(Path(name).absolute()), load_config(name)
-    published = {path.stem: path for path in sorted(_PUBLISHED.rglob('*.py'))}
+    published = {p.stem: p for p in _PUBLISHED.rglob('*.py') if '_base_' not in p.parts}
     path = published.get(Path(name).stem)
     if path is None:
         near = did_you_mean(Path(name).stem, published)
@@ -91,10 +91,13 @@ class _Sections:
 
     parts: list[str] = field(default_factory=list)
 
-    def add(self, comment: str, **settings: object) -> None:
-        if comment:
-            lines = textwrap.wrap(comment, _WIDTH - 2, break_on_hyphens=False)
-            self.parts.append('\n'.join(['', *(f'# {line}' for line in lines)]))
+    def start(self, comment: str = '') -> None:
+        """Begin a new paragraph."""
+        lines = textwrap.wrap(comment, _WIDTH - 2, break_on_hyphens=False)
+        self.parts += ['', *(f'# {line}' for line in lines)]
+
+    def add(self, **settings: object) -> None:
+        """Write settings."""
         self.parts += [f'{name} = {_source(value)}' for name, value in settings.items()]
 
 
@@ -119,17 +122,16 @@ def write_config(
     train = data.splits['train']
     counts = ', '.join(f'{len(data.splits[split])} {split}' for split in data.splits)
     out = _Sections()
-    out.add(
+    out.start(
         f'{data.root.name}: {len(data.classes)} classes, {counts}. Written by '
-        f'tools/dataset/new_config.py from {data.format} in {data.root}; edit it as you like.',
-        _base_=name,
+        f'tools/dataset/new_config.py from {data.format} in {data.root}; edit it as you like.'
     )
-    out.parts[0] = out.parts[0].lstrip('\n')
+    out.add(_base_=name)
     palette = [tuple(colour) for colour in class_colours(len(data.classes)).tolist()]
+    out.start()
     out.add(
-        ' ',
         classes=tuple(data.classes),
-        metainfo=_Code(f'dict(classes=classes, palette={_source(palette, 4)})'),
+        metainfo=dict(classes=_Code('classes'), palette=palette),
     )
     sizes = ObjectSizes.of(train, task == 'seg')
     model: dict = {}
@@ -138,189 +140,189 @@ def write_config(
     if not model:
         raise UserError(f'--base {name} has no head with num_classes; choose another')
     settings = _segmentation if task == 'seg' else _detection
-    settings(out, path, data, cfg, options, sizes, model)
+    why = settings(out, path, data, cfg, options, sizes, model)
     if options.frozen_stages is not None:
         _set(model, cfg.model, ['backbone', 'frozen_stages'], options.frozen_stages)
     if options.from_scratch:
         _set(model, cfg.model, ['backbone', 'init_cfg'], None)
-    out.add('The classes are counted in every head.', model=model)
+    out.start(f'Every head is told the number of classes. {why}')
+    out.add(model=model)
     _schedule(out, len(train), cfg, options)
     if options.load_from:
-        out.add(
-            'The heads start afresh where the checkpoint has other classes: tools/train.py '
-            '--new-classes.',
-            load_from=str(options.load_from.absolute()),
+        out.start(
+            'What the number of classes shapes starts afresh where the checkpoint has another '
+            '(tools/train.py --new-classes).'
         )
-    write_atomically(path, ('\n'.join(out.parts) + '\n').encode())
+        out.add(load_from=str(options.load_from.absolute()))
+    write_atomically(path, ('\n'.join(out.parts[1:]) + '\n').encode())
 
 
-def _detection(out, path, data, cfg, options, sizes, model) -> None:
+def _detection(
+    out: _Sections,
+    path: Path,
+    data: OwnData,
+    cfg: Config,
+    options: Options,
+    sizes: ObjectSizes,
+    model: dict,
+) -> str:
+    """Write scale and data; set the anchors in ``model`` and say why."""
+    train_pipeline = _plain(cfg.train_dataloader.dataset.pipeline)
     test_pipeline = _plain(cfg.val_dataloader.dataset.pipeline)
     base_scale = next(transforms(test_pipeline, 'Resize'))['scale']
-    recipe = DetectionRecipe.of(sizes, tuple(base_scale), options.short_side)
+    recipe = DetectionRecipe.of(sizes, base_scale, options.short_side)
     small, _, median, large = sizes.percentiles
-    measured = (
+    after = ', '.join(f'{size * recipe.factor:.0f}' for size in (small, median, large))
+    out.start(
         f'Objects measure {small:.0f}, {median:.0f} and {large:.0f} pixels (5th, 50th, 95th '
         f'percentile of the square roots of the box areas) in pictures of {sizes.long:.0f}x'
-        f'{sizes.short:.0f} (median)'
+        f'{sizes.short:.0f} (median). Short side {recipe.scale[1]}: {recipe.why}. The three are '
+        f'{after} pixels then.'
     )
-    pipelines = {}
-    if recipe.scale != tuple(sorted(base_scale, reverse=True)):
-        factor = recipe.scale[1] / min(base_scale)
-        pipelines = dict(
-            train_pipeline=scale_pipeline(_plain(cfg.train_dataloader.dataset.pipeline), factor),
+    factor = recipe.scale[1] / min(base_scale)
+    if factor != 1:
+        out.add(
+            train_pipeline=scale_pipeline(train_pipeline, factor),
             test_pipeline=scale_pipeline(test_pipeline, factor),
         )
-    after = ', '.join(f'{size * recipe.factor:.0f}' for size in (small, median, large))
-    out.add(
-        f'{measured}. Short side {recipe.scale[1]}: {recipe.why}. The three are {after} pixels '
-        'then.',
-        **pipelines,
-    )
-    out.add('Pictures stay where they are; annotations lie beside this file.')
-    out.add('', data_root=f'{data.root.as_posix()}/', annotations=str(path.parent / 'annotations'))
-    for split, phase in _phases(data):
+    out.start('Pictures stay where they are; annotations lie beside this file.')
+    out.add(data_root=f'{data.root.as_posix()}/', annotations=str(path.parent / 'annotations'))
+    for split in data.splits:
         dataset: dict = dict(
             data_root=_Code('data_root'),
             ann_file=_Code(f"annotations + '/{split}.json'"),
             data_prefix=dict(img=''),
             metainfo=_Code('metainfo'),
         )
-        if pipelines:
-            kind = 'train' if phase == 'train' else 'test'
-            dataset['pipeline'] = _Code(f'{kind}_pipeline')
-        loader: dict = dict(dataset=dataset)
-        if phase == 'train' and options.batch_size:
-            loader = dict(batch_size=options.batch_size, **loader)
-        out.add('', **{f'{phase}_dataloader': loader})
-        if phase != 'train':
-            evaluator = dict(ann_file=dataset['ann_file'])
-            out.add('', **{f'{phase}_evaluator': evaluator})
-    _finish_phases(out, data)
-    _anchors(out, cfg, options, sizes, recipe, model)
+        if factor != 1:
+            dataset['pipeline'] = _Code(f'{"train" if split == "train" else "test"}_pipeline')
+        _add_loader(out, split, dataset, options)
+        if split != 'train':
+            out.add(**{f'{split}_evaluator': dict(ann_file=dataset['ann_file'])})
+    if 'test' not in data.splits:
+        out.add(test_dataloader=_Code('val_dataloader'), test_evaluator=_Code('val_evaluator'))
+    return _set_anchors(cfg, options, sizes, recipe, model)
 
 
-def _anchors(out, cfg, options, sizes, recipe, model) -> None:
+def _set_anchors(
+    cfg: Config, options: Options, sizes: ObjectSizes, recipe: DetectionRecipe, model: dict
+) -> str:
     for head in ('rpn_head', 'bbox_head'):
         generator = (cfg.model.get(head) or {}).get('anchor_generator')
         changes = recipe.anchors(generator, sizes) if generator else {}
         if not changes:
             continue
         if options.load_from:
-            out.add("Anchors stay the checkpoint's, though they do not span the objects.")
-            return
+            return "Anchors stay the checkpoint's, though they do not span the objects."
         for key, value in changes.items():
             _set(model, cfg.model, [head, 'anchor_generator', key], value)
-        out.add(
-            'Anchors: with the published ones the smallest are '
-            f'{_smallest_anchor(generator):.0f} pixels with ratios {list(generator["ratios"])}; '
-            f'the 5th percentile of the objects is {sizes.percentiles[0] * recipe.factor:.0f} '
-            f'pixels after resizing, and height / width goes from {sizes.aspects[0]:.2f} to '
-            f'{sizes.aspects[1]:.2f} (5th and 95th percentile).'
+        scale = generator.get('octave_base_scale') or min(generator['scales'])
+        return (
+            f'Anchors: the smallest published ones are {scale * generator["strides"][0]} pixels '
+            f'with ratios {list(generator["ratios"])}; the 5th percentile of the objects is '
+            f'{sizes.percentiles[0] * recipe.factor:.0f} pixels after resizing, and height / width '
+            f'goes from {sizes.aspects[0]:.2f} to {sizes.aspects[1]:.2f} (5th and 95th percentile).'
         )
+    return ''
 
 
-def _smallest_anchor(generator: Mapping) -> float:
-    scale = generator.get('octave_base_scale') or min(generator['scales'])
-    return scale * generator['strides'][0]
-
-
-def _segmentation(out, path, data, cfg, options, sizes, model) -> None:
+def _segmentation(
+    out: _Sections,
+    path: Path,
+    data: OwnData,
+    cfg: Config,
+    options: Options,
+    sizes: ObjectSizes,
+    model: dict,
+) -> str:
+    """Write scale and data; set the size of crops in ``model``."""
     recipe = SegmentationRecipe.of(sizes, options.short_side)
-    test_pipeline = _plain(cfg.val_dataloader.dataset.pipeline)
     train_pipeline = _plain(cfg.train_dataloader.dataset.pipeline)
+    test_pipeline = _plain(cfg.val_dataloader.dataset.pipeline)
     resize = next(transforms(test_pipeline, 'Resize'), None)
-    crop = (recipe.crop, recipe.crop)
     factor = recipe.short / min(resize['scale']) if resize else 1
+    crop = (recipe.crop, recipe.crop)
     for pipeline in (train_pipeline, test_pipeline):
         for node in transforms(pipeline, 'LoadAnnotations'):
             node['reduce_zero_label'] = False
     small, _, median, large = sizes.percentiles
-    out.add(
+    out.start(
         f'Regions of the label maps measure {small:.0f}, {median:.0f} and {large:.0f} pixels (5th, '
         '50th, 95th percentile of the square roots of their areas) in pictures of '
         f'{sizes.long:.0f}x{sizes.short:.0f} (median). Short side {recipe.short}: {recipe.why}. '
-        'Labels count from 0, 255 is ignored.',
+        'Labels count from 0, 255 is ignored.'
+    )
+    out.add(
         train_pipeline=scale_pipeline(train_pipeline, factor, crop),
         test_pipeline=scale_pipeline(test_pipeline, factor, crop),
     )
     size = cfg.model.data_preprocessor.get('size')
-    if size and tuple(size) != crop:
+    if size and tuple(size) != crop and next(transforms(train_pipeline, 'RandomCrop'), None):
         _set(model, cfg.model, ['data_preprocessor', 'size'], crop)
-    folder = path.parent
-    out.add('Pictures stay where they are; label maps and lists lie beside this file.')
-    dataset = dict(
-        type='BaseSegDataset',
-        data_root=data.root.as_posix(),
-        data_prefix=dict(img_path='', seg_map_path=str(folder / 'label_maps')),
-        img_suffix='',
-        reduce_zero_label=False,
-        metainfo=_Code('metainfo'),
+    out.start('Pictures stay where they are; label maps and lists lie beside this file.')
+    out.add(
+        dataset=dict(
+            type='BaseSegDataset',
+            data_root=data.root.as_posix(),
+            data_prefix=dict(img_path='', seg_map_path=str(path.parent / 'label_maps')),
+            img_suffix='',
+            reduce_zero_label=False,
+            metainfo=_Code('metainfo'),
+        ),
+        splits=str(path.parent / 'splits'),
     )
-    out.add('', dataset=dataset, splits=str(folder / 'splits'))
-    for split, phase in _phases(data):
-        kind = 'train' if phase == 'train' else 'test'
-        inner = _Code(
-            f"dict(**dataset, ann_file=splits + '/{split}.txt', pipeline={kind}_pipeline)"
-        )
-        loader: dict = dict(dataset=inner)
-        if phase == 'train' and options.batch_size:
-            loader = dict(batch_size=options.batch_size, **loader)
-        out.add('', **{f'{phase}_dataloader': loader})
-    _finish_phases(out, data, evaluators=False)
-
-
-def _phases(data: OwnData) -> list[tuple[str, str]]:
-    """Split and phase of the dataloaders to write."""
-    phases = [('train', 'train'), ('val', 'val')]
-    return [*phases, ('test', 'test')] if 'test' in data.splits else phases
-
-
-def _finish_phases(out: _Sections, data: OwnData, evaluators: bool = True) -> None:
+    for split in data.splits:
+        kind = 'train' if split == 'train' else 'test'
+        code = f"dict(**dataset, ann_file=splits + '/{split}.txt', pipeline={kind}_pipeline)"
+        _add_loader(out, split, _Code(code), options)
     if 'test' not in data.splits:
-        out.add('', test_dataloader=_Code('val_dataloader'))
-        if evaluators:
-            out.add('', test_evaluator=_Code('val_evaluator'))
+        out.add(test_dataloader=_Code('val_dataloader'))
+    return ''
+
+
+def _add_loader(out: _Sections, split: str, dataset: object, options: Options) -> None:
+    batch = {}
+    if split == 'train' and options.batch_size:
+        batch = dict(batch_size=options.batch_size)
+    out.add(**{f'{split}_dataloader': dict(**batch, dataset=dataset)})
 
 
 def _schedule(out: _Sections, num_pictures: int, cfg: Config, options: Options) -> None:
-    loop, base_batch = cfg.train_cfg, (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    loop = cfg.train_cfg
     batch = options.batch_size or cfg.train_dataloader.batch_size
-    base_batch = base_batch or batch
-    base = base_epochs(loop, base_batch)
-    epochs, why = choose_epochs(num_pictures, base, options.epochs)
+    base_batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size') or batch
+    epochs, why = choose_epochs(num_pictures, base_epochs(loop, base_batch), options.epochs)
     steps = epochs * math.ceil(num_pictures / batch)
-    length = epochs if 'max_epochs' in loop else steps
-    interval = max(1, length // 10)
     key = 'max_epochs' if 'max_epochs' in loop else 'max_iters'
-    out.add(
+    length = epochs if key == 'max_epochs' else steps
+    interval = max(1, length // 10)
+    hooks: dict = dict(checkpoint=dict(interval=interval))
+    if steps < 500:
+        hooks['logger'] = dict(interval=10)
+    out.start(
         f'Schedule: {epochs} epochs ({why}) * {num_pictures} pictures / {batch} a step = {steps} '
-        f'iterations, evaluated ten times.',
-        train_cfg={key: length, 'val_interval': interval},
-        param_scheduler=scale_schedulers(
-            _plain(cfg.get('param_scheduler') or []), loop, length, steps
-        ),
-        default_hooks=dict(
-            checkpoint=dict(interval=interval),
-            **({'logger': dict(interval=10)} if steps < 500 else {}),
-        ),
+        'iterations.'
     )
-    rate = cfg.optim_wrapper.optimizer.lr
+    schedulers = _plain(cfg.get('param_scheduler') or [])
+    out.add(
+        train_cfg={key: length, 'val_interval': interval},
+        param_scheduler=scale_schedulers(schedulers, loop, length, steps),
+        default_hooks=hooks,
+    )
     wrapper: dict = {}
-    comment = ''
     if batch != base_batch:
-        new = float(f'{rate * math.sqrt(batch / base_batch):.2g}')
-        wrapper['optimizer'] = dict(lr=new)
-        comment = (
+        rate = cfg.optim_wrapper.optimizer.lr
+        wrapper['optimizer'] = dict(lr=float(f'{rate * math.sqrt(batch / base_batch):.2g}'))
+        out.start(
             f'The published rate, {rate:g} for {base_batch} images a step, times sqrt({batch} / '
-            f'{base_batch}) as AdamW takes it; --auto-scale-lr counts from {batch} images a step.'
+            f'{base_batch}), as Adam takes it; --auto-scale-lr counts from {batch} images a step.'
         )
-        out.add(comment, auto_scale_lr=dict(base_batch_size=batch))
+        out.add(auto_scale_lr=dict(base_batch_size=batch))
     if options.layer_decay:
         wrapper['constructor'] = 'mmlab_inline.LayerDecayConstructor'
         wrapper['paramwise_cfg'] = dict(layer_decay=options.layer_decay)
     if wrapper:
-        out.add('', optim_wrapper=wrapper)
+        out.add(optim_wrapper=wrapper)
 
 
 class _Code(str):
@@ -370,16 +372,12 @@ def _source(value: object, indent: int = 0) -> str:
     line = start + ', '.join(parts) + end
     if '\n' not in line and len(line) + indent < _WIDTH - 20:
         return line
-    if not any(isinstance(item, dict | list) for item in _children(value)):
+    if isinstance(value, list | tuple) and not any(isinstance(i, dict | list) for i in value):
         # Many short items, such as names and colours: as many a line as fit.
         width = _WIDTH - indent - 4
         body = textwrap.wrap(', '.join(parts) + ',', width, break_long_words=False)
         return _broken(start, body, end.lstrip(','), indent)
     return _broken(start, [part + ',' for part in parts], end.lstrip(','), indent)
-
-
-def _children(value: object) -> list:
-    return list(value.values()) if isinstance(value, dict) else list(value)
 
 
 def _broken(start: str, lines: list[str], end: str, indent: int) -> str:

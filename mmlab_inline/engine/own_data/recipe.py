@@ -119,7 +119,7 @@ class DetectionRecipe:
         largest = sizes.percentiles[3] * self.factor
         strides = generator['strides']
         changes: dict = {}
-        key = 'octave_base_scale' if 'octave_base_scale' in generator else 'scales'
+        key = 'octave_base_scale' if generator.get('octave_base_scale') else 'scales'
         base = generator[key] if key == 'octave_base_scale' else min(generator[key])
         # Half an octave off is as near as anchors lie.
         if smallest < base * strides[0] / math.sqrt(2):
@@ -228,7 +228,7 @@ def scale_schedulers(
 
     changed = []
     for scheduler in schedulers:
-        scheduler = {key: value for key, value in scheduler.items() if key != '_scope_'}
+        scheduler = dict(scheduler)
         in_epochs = scheduler.get('by_epoch', True)
         for key in ('begin', 'end', 'T_max'):
             if scheduler.get(key):
@@ -254,8 +254,6 @@ def scale_pipeline(node: object, factor: float, crop: tuple[int, int] | None = N
                 value = _multiplied(value, factor)
             elif key == 'crop_size':
                 value = crop or _multiplied(value, factor)
-            elif key == '_scope_':
-                continue
             changed[key] = scale_pipeline(value, factor, crop)
         return changed
     if isinstance(node, list):
