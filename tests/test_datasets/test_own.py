@@ -184,7 +184,7 @@ def test_voc_boxes_hold_their_pixels(tmp_path):
     data = read_folder(tmp_path, 'det')
     assert data.classes == ['cat', 'dog']
     assert [p.path.name for p in data.splits['train'] + data.splits['val']] == ['a.jpg', 'b.jpg']
-    assert '1 pictures are in no list' in data.notes[0]
+    assert data.notes == ['pictures in no list of ImageSets/Main, left out: 1']
     dog, cat = data.splits['train'][0].objects
     assert dog['bbox'] == coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask))).tolist()
     assert dog['area'] == mask.sum()
@@ -342,7 +342,7 @@ def test_splits_of_the_folder_are_kept(tmp_path):
     assert {split: len(p) for split, p in data.splits.items()} == dict(train=3, val=3, test=3)
     shutil.copy(tmp_path / 'images/train/a.jpg', tmp_path / 'images/valid/b.jpg')
     (note,) = arrange_splits(read_folder(tmp_path, 'det'), 0.2)
-    assert '1 pictures are in both train and val' in note
+    assert 'in both train and val: 1' in note
     data = read_folder(tmp_path, 'det')
     arrange_splits(data, 0.4, anew=True)
     assert {split: len(p) for split, p in data.splits.items()} == dict(train=5, val=4)

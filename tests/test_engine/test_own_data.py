@@ -14,6 +14,7 @@ from mmlab_inline.engine.own_data import (
     draw_contact_sheet,
     find_base,
 )
+from mmlab_inline.engine.own_data.config_file import _source
 from mmlab_inline.engine.own_data.contact_sheet import choose_pictures
 from mmlab_inline.engine.own_data.recipe import choose_epochs, scale_pipeline, scale_schedulers
 from mmlab_inline.utils import UserError
@@ -172,3 +173,19 @@ def test_contact_sheet_shows_boxes_where_they_are(tmp_path):
     assert abs(columns.min() - 100) <= 2
     assert abs(columns.max() - 300) <= 2
     assert 95 <= rows.min() <= 121  # its name is written above the box
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        tuple(f"it's {'long, ' * number}name" for number in range(30)),
+        ('x',),
+        (),
+        dict(a=[(1, 2, 3)] * 40, b={'not an identifier': None, 'c': (1.5,)}),
+        [[dict(type='A', scales=[(480, 1333)] * 20)], 'b', -1e-6],
+    ],
+)
+def test_settings_are_written_as_python(value):
+    text = _source(value)
+    assert eval(text) == value
+    assert "it's" in text or max(map(len, text.splitlines())) <= 100

@@ -149,16 +149,9 @@ def test_what_a_detection_config_says(data, run):
 def test_options_for_small_sets(data, run):
     torch.save({'state_dict': {}}, 'coco.pth')
     code, printed, _ = run(
-        *(
-            '--task',
-            'det',
-            '--data',
-            data['det'],
-            '--base',
-            'mask-rcnn_inline-swin-t_fpn_ms-crop-1x_coco',
-        ),
+        *('--task', 'det', '--data', data['det'], '--out', 'out', '--batch-size', '4'),
+        *('--base', 'mask-rcnn_inline-swin-t_fpn_ms-crop-1x_coco'),
         *('--frozen-stages', '2', '--layer-decay', '0.8', '--load-from', 'coco.pth'),
-        *('--batch-size', '4', '--out', 'out'),
     )
     assert code == 0
     assert '--new-classes' in printed

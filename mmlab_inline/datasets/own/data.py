@@ -105,6 +105,12 @@ def has_masks(data: OwnData) -> bool:
     return bool(items) and all('segmentation' in item for item in items)
 
 
+def listed(names: Sequence[str]) -> str:
+    """How many names, and the first of them."""
+    more = ', ...' if len(names) > 5 else ''
+    return f'{len(names)} ({", ".join(map(repr, names[:5]))}{more})'
+
+
 def _encode(mask: Sequence | Mapping, size: tuple[int, int]) -> dict:
     if isinstance(mask, Mapping) and not isinstance(mask['counts'], list):
         return dict(mask)  # compressed already

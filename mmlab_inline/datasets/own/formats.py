@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...utils import UserError
 from .coco import find_coco, read_coco
-from .data import OwnData
+from .data import OwnData, listed
 from .folder import Folder
 from .label_maps import find_label_maps, read_label_maps, to_label_maps
 from .label_names import IGNORED, Names, read_names
@@ -115,8 +115,7 @@ def _without_empty(data: OwnData) -> OwnData:
         for item in picture.objects:
             item['label'] = position[item['label']]
         picture.pixels = Counter({position[old]: n for old, n in picture.pixels.items()})
-    shown = ', '.join(empty[:5]) + (f' and {len(empty) - 5} more' if len(empty) > 5 else '')
-    note = f'{len(empty)} classes have nothing and are left out ({shown}); --keep-empty keeps them'
+    note = f'classes that nothing shows, left out: {listed(empty)}; --keep-empty keeps them'
     coding = {value: position[label] for value, label in data.coding.items() if label in position}
     classes = [data.classes[label] for label in kept]
     return replace(data, classes=classes, coding=coding, notes=[*data.notes, note])

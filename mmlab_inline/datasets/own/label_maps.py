@@ -94,12 +94,10 @@ def read_label_maps(
             'name, as in images/a.jpg and masks/a.png'
         )
     if alone:
-        data.notes.append(f'{alone} pictures have no label map: left out')
+        data.notes.append(f'pictures without a label map, left out: {alone}')
     if lists and None in data.splits:
-        data.notes.append(
-            f'{len(data.splits.pop(None))} pictures are in no list of ImageSets/Segmentation: '
-            'left out'
-        )
+        left_out = len(data.splits.pop(None))
+        data.notes.append(f'pictures in no list of ImageSets/Segmentation, left out: {left_out}')
     shares = {value: count / amounts.total() for value, count in amounts.items()}
     example = str(next(data.pictures()).label_map)
     names = find_names(folder) if names is None else names

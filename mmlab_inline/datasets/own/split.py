@@ -11,7 +11,9 @@ from ...utils import UserError
 from .data import OwnData, Picture
 
 SPLITS = ('train', 'val', 'test')
-_TRIES = 200
+# Shuffles to choose from; fewer where there are many pictures, which need it less.
+_TRIES = 1000
+_LEAST_TRIES, _PICTURES_SHUFFLED = 20, 200_000
 
 
 def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = False) -> list[str]:
@@ -36,7 +38,7 @@ def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = Fals
     if not anew and 'train' in splits and splits.keys() & {'val', 'test'}:
         outside = splits.pop(None, [])
         if outside:
-            notes.append(f'{len(outside)} pictures are in no split: left out')
+            notes.append(f'pictures in no split, left out: {len(outside)}')
         if 'val' not in splits:
             splits['val'] = splits['test']
             notes.append('there is no val split: test is used while training too')
@@ -45,8 +47,8 @@ def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = Fals
         leaks = sum(g[0] < boundary <= g[-1] for g in exact_duplicates(pictures))
         if leaks:
             notes.append(
-                f'{leaks} pictures are in both train and val, so the metrics flatter; --new-split '
-                'parts them anew'
+                f'pictures in both train and val: {leaks}; the metrics flatter, --new-split parts '
+                'them anew'
             )
         return notes
     pictures = list(data.pictures())
@@ -65,9 +67,9 @@ def split_pictures(
 ) -> tuple[list[Picture], list[Picture]]:
     """Part pictures so that both sides are alike.
 
-    Of 200 shuffles the one is taken that leaves the fewest classes without a picture to train on,
-    then the fewest without one to evaluate on, and then comes nearest to ``share`` in every class.
-    Copies of one file stay on one side.
+    Of up to 1000 shuffles the one is taken that leaves the fewest classes without a picture to
+    train on, then the fewest without one to evaluate on, and then comes nearest to ``share`` in
+    every class. Copies of one file stay on one side.
 
     Args:
         pictures: All of them.
@@ -93,7 +95,7 @@ def split_pictures(
     wanted = max(1, round(share * len(pictures)))
     generator = random.Random(seed)
     best, best_cost = np.zeros(len(pictures), bool), (np.inf,)
-    for _ in range(_TRIES):
+    for _ in range(min(_TRIES, max(_LEAST_TRIES, _PICTURES_SHUFFLED // len(pictures)))):
         generator.shuffle(groups)
         held_out = np.zeros(len(pictures), bool)
         for group in groups[:-1]:  # one stays for training

@@ -68,7 +68,7 @@ def read_voc(folder: Folder, files: Sequence[Path]) -> OwnData:
     refuse_missing(missing, len(trees), 'the XML files', folder.root)
     if lists and None in data.splits:
         left_out = len(data.splits.pop(None))
-        data.notes.append(f'{left_out} pictures are in no list of ImageSets/Main: left out')
+        data.notes.append(f'pictures in no list of ImageSets/Main, left out: {left_out}')
     return data
 
 

@@ -374,9 +374,12 @@ def _source(value: object, indent: int = 0) -> str:
         return line
     if isinstance(value, list | tuple) and not any(isinstance(i, dict | list) for i in value):
         # Many short items, such as names and colours: as many a line as fit.
-        width = _WIDTH - indent - 4
-        body = textwrap.wrap(', '.join(parts) + ',', width, break_long_words=False)
-        return _broken(start, body, end.lstrip(','), indent)
+        lines = ['']
+        for part in parts:
+            if lines[-1] and len(lines[-1]) + len(part) + indent + 6 > _WIDTH:
+                lines.append('')
+            lines[-1] += f'{" " if lines[-1] else ""}{part},'
+        return _broken(start, lines, end.lstrip(','), indent)
     return _broken(start, [part + ',' for part in parts], end.lstrip(','), indent)
 
 

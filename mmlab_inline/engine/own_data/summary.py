@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ...datasets.own import SPLITS, OwnData, Picture
+from ...datasets.own import SPLITS, OwnData, Picture, listed
 
 _MOST_CLASSES = 40
 _FEW = 10
@@ -33,7 +33,7 @@ def print_summary(data: OwnData, console: Console) -> None:
     _print_sizes(pictures, with_pixels, console)
     empty = sum(not picture.amounts() for picture in pictures)
     if empty:
-        console.print(f'note: {empty} pictures have no object')
+        console.print(f'note: pictures without an object: {empty}')
     for note in data.notes:
         console.print(f'note: {note}', markup=False)
 
@@ -68,16 +68,12 @@ def _print_classes(data: OwnData, splits: list[str], with_pixels: bool, console:
     unseen = [data.classes[label] for label in order if not shown['val'][label]]
     few = [data.classes[label] for label in order if 0 < shown['train'][label] < _FEW]
     for names, problem in (
-        (untrained, 'no picture to train on'),
-        (few, f'fewer than {_FEW} pictures to train on'),
-        (unseen, 'no picture in val: no metric'),
+        (untrained, 'classes without a picture to train on'),
+        (few, f'classes with fewer than {_FEW} pictures to train on'),
+        (unseen, 'classes without a picture in val, so without a metric'),
     ):
         if names:
-            more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-            console.print(
-                f'note: {len(names)} classes have {problem} ({", ".join(names[:5])}{more})',
-                markup=False,
-            )
+            console.print(f'note: {problem}: {listed(names)}', markup=False)
 
 
 def _print_sizes(pictures: list[Picture], with_pixels: bool, console: Console) -> None:
