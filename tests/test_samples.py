@@ -97,7 +97,7 @@ def test_ade20k_labels_are_reduced():
 @pytest.mark.parametrize(
     ('name', 'task', 'num_classes', 'scale'),
     [
-        ('fruits_nuts', 'det', 3, (800, 480)),
+        ('fruits_nuts', 'det', 3, (853, 512)),
         ('pothole60', 'det', 1, (853, 512)),
         ('coco33', 'det', 44, (1333, 800)),
         ('ade20k14', 'seg', 68, (2048, 512)),

@@ -1,6 +1,7 @@
 """One picture of many, with their annotations drawn."""
 
 import random
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,9 @@ def draw_contact_sheet(path: Path, data: OwnData, with_label_maps: bool, seed: i
         UserError: A picture does not load.
     """
     pictures = choose_pictures(data.splits['train'], COLUMNS * ROWS, seed)
-    painter = Painter(data.classes, class_colours(len(data.classes)), with_scores=False)
+    # Synonyms such as ADE20K's would cover the picture.
+    names = [textwrap.shorten(name.split(',')[0], 20, placeholder='…') for name in data.classes]
+    painter = Painter(names, class_colours(len(names)), with_scores=False)
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
     width, height = _WIDTH + _GAP, _HEIGHT + _CAPTION + _GAP
