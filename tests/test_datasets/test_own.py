@@ -191,6 +191,33 @@ def test_voc_boxes_hold_their_pixels(tmp_path):
     assert (cat['bbox'], cat['iscrowd']) == ([0, 0, WIDTH, HEIGHT], 1)
 
 
+def test_both_tasks_of_a_whole_voc_folder(tmp_path):
+    """Pictures of one name in four folders."""
+    palette = np.random.RandomState(0).randint(0, 256, 768).tolist()
+    for folder in ('SegmentationClass', 'SegmentationObject'):
+        (tmp_path / folder).mkdir()
+        for name in 'ab':
+            image = Image.fromarray(stripes(0, 1, 255)).convert('P')
+            image.putpalette(palette)
+            image.save(tmp_path / folder / f'{name}.png')
+    (tmp_path / 'Annotations').mkdir()
+    for seed, name in enumerate('abc'):
+        photograph(tmp_path / f'JPEGImages/{name}.jpg', seed)
+        xml = f'<annotation>{voc_object("dog", 20, 10, 60, 40)}</annotation>'
+        (tmp_path / f'Annotations/{name}.xml').write_text(xml)
+    for kind, names in (('Main', 'abc'), ('Segmentation', 'ab')):
+        (tmp_path / 'ImageSets' / kind).mkdir(parents=True)
+        for split, name in zip(('train', 'val', 'test'), names, strict=False):
+            (tmp_path / 'ImageSets' / kind / f'{split}.txt').write_text(f'{name}\n')
+    boxes, maps = read_folder(tmp_path, 'det'), read_folder(tmp_path, 'seg', classes=['no', 'dog'])
+    for data, names in ((boxes, 'abc'), (maps, 'ab')):
+        found = {split: [p.path.name for p in parts] for split, parts in data.splits.items()}
+        expected = zip(('train', 'val', 'test'), names, strict=False)
+        assert found == {split: [f'{name}.jpg'] for split, name in expected}
+    assert maps.format == 'label maps'
+    assert (draw_label_map(maps, maps.splits['val'][0]) == stripes(0, 1, 255)).all()
+
+
 def label_map_folder(root, values, mode='L', tail='', names='ab', palette=None):
     for seed, name in enumerate(names):
         photograph(root / f'images/{name}.jpg', seed)

@@ -233,6 +233,7 @@ def test_an_existing_folder_is_not_overwritten(data, run):
         (['--task', 'seg', '--data', 'pets', '--base', 'det.py'], 'is not a config of --task seg'),
         (['--task', 'det', '--data', 'pets', '--classes', 'x'], '--classes has 1 names'),
         (['--task', 'det', '--data', 'streets'], 'use --task seg'),
+        (['--task', 'det', '--data', '.'], 'which stays as it is; give another --out'),
     ],
 )
 def test_wrong_usage(data, run, arguments, words):

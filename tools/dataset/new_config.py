@@ -121,6 +121,8 @@ def main() -> int:
     with exit_on_user_error():
         name = f'{args.data.absolute().name}_{args.task}'
         out = (args.out or Path('work_dirs/own', name)).absolute()
+        if out.is_relative_to(args.data.absolute()):
+            raise UserError(f'{out} lies in {args.data}, which stays as it is; give another --out')
         if not args.overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f'{out} exists; give another --out, or --overwrite')
         if args.load_from and not args.load_from.is_file():

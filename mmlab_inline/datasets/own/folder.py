@@ -22,6 +22,24 @@ _SPLIT_NAMES = {
     'testing': 'test',
 }
 
+_LABEL_MAP_FOLDERS = {
+    'annotations',
+    'annotation',
+    'label',
+    'labels',
+    'mask',
+    'masks',
+    'gt',
+    'segmentation',
+    'segmentations',
+    'segmentationclass',
+    'seg',
+    'ann',
+}
+LABEL_MAP_TAIL = re.compile('[-_. ](masks?|labels?|seg|gt|labelids|labeltrainids)$', re.IGNORECASE)
+# Pascal VOC's label maps of single objects, which nothing here reads.
+_LEFT_OUT = 'segmentationobject'
+
 
 class Folder:
     """All files below a folder; links are followed, names that begin with a dot left out.
@@ -46,7 +64,11 @@ class Folder:
         seen = set()
         for place, folders, files in os.walk(self.root, followlinks=True):
             real = os.path.realpath(place)
-            folders[:] = [] if real in seen else sorted(f for f in folders if f[0] != '.')
+            folders[:] = (
+                []
+                if real in seen
+                else sorted(f for f in folders if f[0] != '.' and f.lower() != _LEFT_OUT)
+            )
             if real not in seen:
                 self.files += [Path(place, file) for file in sorted(files) if file[0] != '.']
             seen.add(real)
@@ -85,13 +107,19 @@ class Folder:
                     return _SPLIT_NAMES[word]
         return None
 
+    def is_label_map(self, path: Path) -> bool:
+        """Whether an image is a label map, as its folders or its own name tell."""
+        folders = {part.lower() for part in path.relative_to(self.root).parent.parts}
+        return bool(folders & _LABEL_MAP_FOLDERS or LABEL_MAP_TAIL.search(path.stem))
+
     def find_picture(self, name: str, near: Path) -> Path | None:
         """The picture that an annotation file names.
 
         Args:
             name: As it stands in the file; of another machine's path only the end counts.
-            near: The annotation file. It decides between pictures of one name: the one with the
-                longest common end, then of the same split, then of the nearest folder.
+            near: The annotation file. It decides between pictures of one name: one that is no
+                label map, then with the longest common end, of the same split, of the nearest
+                folder.
 
         Returns:
             The picture, or None if there is none.
@@ -103,11 +131,12 @@ class Folder:
         found = self._by_name.get(parts[-1], []) if parts else []
         split = self.split_of(near, with_name=True)
 
-        def nearness(path: Path) -> tuple[int, bool, int]:
+        def nearness(path: Path) -> tuple[bool, int, bool, int]:
             same = map(str.__eq__, reversed(path.parts), reversed(parts))
             end = sum(1 for _ in takewhile(bool, same))
             common = os.path.commonpath([path, near])
-            return end, self.split_of(path) == split, len(Path(common).parts)
+            same_split = self.split_of(path) == split
+            return not self.is_label_map(path), end, same_split, len(Path(common).parts)
 
         ranked = sorted(found, key=nearness)
         if len(ranked) > 1 and nearness(ranked[-1]) == nearness(ranked[-2]):

@@ -1,7 +1,6 @@
 """Pictures with label maps: read as labelling tools write them, written as mmseg trains on them."""
 
 import io
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -13,32 +12,17 @@ from PIL import Image, UnidentifiedImageError
 
 from ...utils import UserError, write_atomically
 from .data import OwnData, Picture, has_masks, mask_of
-from .folder import Folder, size_of
+from .folder import LABEL_MAP_TAIL, Folder, size_of
 from .label_names import IGNORED, Names, find_names, resolve_coding
 from .voc import read_lists
 
-_FOLDERS = {
-    'annotations',
-    'annotation',
-    'label',
-    'labels',
-    'mask',
-    'masks',
-    'gt',
-    'segmentation',
-    'segmentations',
-    'segmentationclass',
-    'seg',
-    'ann',
-}
-_TAIL = re.compile('[-_. ](masks?|labels?|seg|gt|labelids|labeltrainids)$', re.IGNORECASE)
 # Below this share of the picture a region is a speck.
 _SPECK = 1e-4
 
 
 def find_label_maps(folder: Folder) -> list[Path]:
     """The images below a folder that are label maps, by the names of their folders or their own."""
-    return [path for path in folder.pictures if _is_label_map(folder, path)]
+    return [path for path in folder.pictures if folder.is_label_map(path)]
 
 
 def read_label_maps(
@@ -62,7 +46,7 @@ def read_label_maps(
     lists = read_lists(folder, 'Segmentation')
     maps: dict[tuple[str | None, str], Path] = {}
     for path in sorted(files):
-        key = folder.split_of(path), _TAIL.sub('', path.stem)
+        key = folder.split_of(path), LABEL_MAP_TAIL.sub('', path.stem)
         if key in maps:
             raise UserError(
                 f'{folder.relative(maps[key])} and {folder.relative(path)} may both be the label '
@@ -156,11 +140,6 @@ def write_label_maps(folder: Path, data: OwnData) -> None:
         Image.fromarray(draw_label_map(data, picture)).save(content, 'PNG')
         name = picture.path.relative_to(data.root)
         write_atomically(folder / f'{name}.png', content.getvalue())
-
-
-def _is_label_map(folder: Folder, path: Path) -> bool:
-    parts = path.relative_to(folder.root).parent.parts
-    return bool({part.lower() for part in parts} & _FOLDERS or _TAIL.search(path.stem))
 
 
 def _read(path: Path) -> np.ndarray:

@@ -53,6 +53,8 @@ def read_yolo(folder: Folder, files: Sequence[Path]) -> OwnData:
             )
         texts[picture] = path
     for path in folder.pictures:
+        if path not in texts and folder.is_label_map(path):
+            continue
         size = size_of(path)
         lines = _lines(texts[path]) if path in texts else []
         objects = [
