@@ -286,6 +286,17 @@ def test_coloured_label_maps(tmp_path):
     expected[:20], expected[20:30] = data.classes.index('sky'), data.classes.index('road')
     expected[30:32] = 255
     assert (draw_label_map(data, data.splits[None][0]) == expected).all()
+    # A picture of one class alone may be saved as grey.
+    Image.new('L', (WIDTH, HEIGHT)).save(tmp_path / 'masks/b.png')
+    data = read_folder(tmp_path, 'seg')
+    assert set(data.splits[None][1].pixels) == {0}
+    assert (draw_label_map(data, data.splits[None][1]) == 0).all()
+
+
+def test_grey_in_three_channels_is_a_number(tmp_path):
+    label_map_folder(tmp_path, np.stack([stripes(0, 1, 2)] * 3, -1))
+    data = read_folder(tmp_path, 'seg', classes=['x', 'y', 'z'])
+    assert (draw_label_map(data, data.splits[None][0]) == stripes(0, 1, 2)).all()
 
 
 def test_palette_images_hold_numbers(tmp_path):

@@ -82,13 +82,14 @@ def read_label_maps(
     if lists and None in data.splits:
         left_out = len(data.splits.pop(None))
         data.notes.append(f'pictures in no list of ImageSets/Segmentation, left out: {left_out}')
-    shares = {value: count / amounts.total() for value, count in amounts.items()}
+    coloured = any(isinstance(value, tuple) and len(set(value)) > 1 for value in amounts)
+    shares = {value: count / amounts.total() for value, count in _alike(amounts, coloured).items()}
     example = str(next(data.pictures()).label_map)
     names = find_names(folder) if names is None else names
     data.classes, data.coding, notes = resolve_coding(names, shares, zero, example)
     data.notes += notes
     for picture in data.pictures():
-        picture.pixels = _relabel(picture.pixels, data.coding)
+        picture.pixels = _relabel(_alike(picture.pixels, coloured), data.coding)
     return data
 
 
@@ -121,11 +122,14 @@ def draw_label_map(data: OwnData, picture: Picture) -> np.ndarray:
     if picture.label_map is None:
         return _draw_objects(picture)
     pixels = _read(picture.label_map)
-    if pixels.ndim == 3:
-        pixels = _packed(pixels)
+    coloured = any(isinstance(value, tuple) for value in data.coding)
+    if coloured:
+        pixels = _packed(pixels if pixels.ndim == 3 else np.stack([pixels] * 3, -1))
+    elif pixels.ndim == 3:
+        pixels = pixels[..., 0]
     labels = np.full(pixels.shape, IGNORED, np.uint8)
     for value, label in data.coding.items():
-        labels[pixels == (_pack(value) if isinstance(value, tuple) else value)] = label
+        labels[pixels == (_packed(np.array(value)) if coloured else value)] = label
     return labels
 
 
@@ -143,7 +147,7 @@ def write_label_maps(folder: Path, data: OwnData) -> None:
 
 
 def _read(path: Path) -> np.ndarray:
-    """Values (H, W), or colours (H, W, 3) if they are more than shades of grey."""
+    """Values (H, W), or colours (H, W, 3)."""
     try:
         with Image.open(path) as image:
             if image.mode in ('RGB', 'RGBA', 'LA', 'CMYK'):
@@ -151,8 +155,6 @@ def _read(path: Path) -> np.ndarray:
             pixels = np.array(image)
     except (OSError, UnidentifiedImageError):
         raise UserError(f'label map {path} does not open; copy it anew from its source') from None
-    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
-        return pixels[..., 0]
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
 
@@ -163,6 +165,16 @@ def _count(pixels: np.ndarray) -> Counter:
     values, counts = np.unique(_packed(pixels), return_counts=True)
     colours = [(value >> 16, value >> 8 & 255, value & 255) for value in values.tolist()]
     return Counter(dict(zip(colours, counts.tolist(), strict=True)))
+
+
+def _alike(counts: Mapping, coloured: bool) -> Counter:
+    """All keys as colours, or as values where every colour is a shade of grey."""
+    found: Counter = Counter()
+    for value, count in counts.items():
+        if coloured != isinstance(value, tuple):
+            value = (value,) * 3 if coloured else value[0]
+        found[value] += count
+    return found
 
 
 def _relabel(counts: Mapping, coding: Mapping) -> Counter:
@@ -176,10 +188,6 @@ def _relabel(counts: Mapping, coding: Mapping) -> Counter:
 
 def _packed(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
-
-
-def _pack(colour: tuple[int, int, int]) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
 def _region_sizes(pixels: np.ndarray) -> list[float]:

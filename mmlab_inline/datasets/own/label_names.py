@@ -1,7 +1,7 @@
 """What the values or colours of label maps stand for, as a file beside them says."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from ...utils import UserError
@@ -69,7 +69,8 @@ def resolve_coding(
     """
     notes: list[str] = []
     coloured = any(isinstance(value, tuple) for value in shares)
-    if coloured and (not isinstance(names, dict) or not isinstance(next(iter(names)), tuple)):
+    by_colour = isinstance(names, dict) and any(isinstance(key, tuple) for key in names)
+    if coloured and not by_colour:
         raise UserError(
             f'{example} is RGB: colours, not class numbers, and nothing tells what they mean; '
             "put a labelmap.txt with a line 'name:r,g,b' per class beside the label maps"
@@ -86,7 +87,7 @@ def resolve_coding(
         classes = [f'class_{value}' for value in present]
         coding = {value: label for label, value in enumerate(present)}
         notes.append('nothing names the classes: a value is a class; --classes names them')
-    elif isinstance(names, dict) and not isinstance(next(iter(names)), tuple):
+    elif isinstance(names, dict) and not by_colour:
         classes, coding = _number(names)
     else:
         classes = _in_order(names)
@@ -119,14 +120,15 @@ _WHITE_BORDER = (224, 224, 192)
 
 
 def _number(names: Mapping) -> tuple[list[str], dict]:
-    classes = list(dict.fromkeys(names[key] for key in sorted(names)))
+    classes = list(dict.fromkeys(_in_order(names)))
     if _BACKGROUND in classes:
         classes.sort(key=_BACKGROUND.__ne__)
     return classes, {key: classes.index(name) for key, name in names.items()}
 
 
-def _in_order(names: Mapping | Sequence[str] | None) -> list[str]:
-    if isinstance(names, Mapping):
-        ordered: Iterable = (names[key] for key in sorted(names))
-        return list(ordered)
-    return list(names or [])
+def _in_order(names: Names | None) -> list[str]:
+    """Names by their values; those of colours as the file has them."""
+    if not isinstance(names, dict):
+        return list(names or [])
+    coloured = any(isinstance(key, tuple) for key in names)
+    return [names[key] for key in (names if coloured else sorted(names))]
