@@ -18,9 +18,9 @@ from .extremes import Extremes
 # Pixels of an image, on a regular grid, that precision-recall curves look at: the probabilities of
 # 150 classes at every pixel would take longer than the model.
 _MAX_SAMPLES = 4096
-# Probabilities are counted by their logit in bins of 1/10, from -12 to 12.
+# Probabilities are counted by their logit in bins of 1/40, from -12 to 12.
 _LARGEST_LOGIT = 12
-_BINS_PER_LOGIT = 10
+_BINS_PER_LOGIT = 40
 _NUM_BINS = 2 * _LARGEST_LOGIT * _BINS_PER_LOGIT + 1
 
 
