@@ -13,6 +13,7 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import RUNNERS as ROOT_RUNNERS
 from mmengine.registry import STRATEGIES as ROOT_STRATEGIES
+from mmengine.registry import VISBACKENDS as ROOT_VISBACKENDS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -31,6 +32,12 @@ RUNNERS = Registry(
 )
 STRATEGIES = Registry(
     'strategy', scope='mmlab_inline', parent=ROOT_STRATEGIES, locations=['mmlab_inline.engine']
+)
+VISBACKENDS = Registry(
+    'vis_backend',
+    scope='mmlab_inline',
+    parent=ROOT_VISBACKENDS,
+    locations=['mmlab_inline.engine'],
 )
 
 # mmengine knows the packages whose configs may be inherited by a list of its own.

@@ -2,7 +2,8 @@
 
     python tools/test.py CONFIG CHECKPOINT [--show-dir DIR] [--out PATH] ...
 
-Prints the metrics and writes them to metrics.json in the work folder.
+Prints the metrics and writes them to metrics.json in the work folder, with report.html beside it:
+tables and figures of what was found, the best and the worst images, the cost.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from mmlab_inline.engine import (
     start_processes,
     use_safe_loading,
 )
+from mmlab_inline.engine.report import EVALUATED
 from mmlab_inline.engine.runner import CheckedRunner
 from mmlab_inline.utils import UserError, exit_on_user_error
 
@@ -58,6 +60,7 @@ def main() -> None:
         runner = CheckedRunner.from_cfg(cfg)
         model = getattr(runner.model, 'module', runner.model)
         load_weights(model, args.checkpoint)
+        runner.message_hub.update_info(EVALUATED, args.checkpoint)
         metrics = runner.test()
     if runner.rank == 0:
         path = Path(runner.work_dir, 'metrics.json')

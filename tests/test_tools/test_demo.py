@@ -20,6 +20,9 @@ def run_demo(folder, *arguments):
     results = folder / 'work_dirs/demo'
     for name in ('loss_curves.png', 'predictions.png'):
         assert Image.open(results / name).width > 800
+    for name in ('detection', 'segmentation'):
+        assert Image.open(results / name / 'curves.png').width > 800
+        assert '<h2' in (results / name / 'report.html').read_text()
     summary = json.loads((results / 'summary.json').read_text())
     assert set(summary) == {'box_ap', 'mask_ap', 'miou', 'seconds'}
     num_pictures = {

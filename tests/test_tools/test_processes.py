@@ -295,14 +295,22 @@ def test_two_processes_train_as_one(whole, launch, folder):
 
 
 def test_evaluation_is_the_same_in_any_number_of_processes(whole, launch, folder):
-    metrics = []
+    metrics, reports, pictures = [], [], []
     for count in (1, 2, 3):
         work_dir = folder / f'test_{count}'
         checkpoint = whole / 'iter_6.pth'
         launch(count, 'test.py', folder / 'exact.py', checkpoint, '--work-dir', work_dir)
         metrics.append(json.loads((work_dir / 'metrics.json').read_text()))
+        report = json.loads((work_dir / 'report.json').read_text())
+        assert report['cost'].get('processes') == count
+        reports.append([report['per_class'], report['curves']])
+        pictures.append(
+            set(re.findall(r'data:image/jpeg[^"]*', (work_dir / 'report.html').read_text()))
+        )
     assert metrics[0]['mIoU'] > 0
     assert metrics[1] == metrics[2] == metrics[0]
+    assert reports[1] == reports[2] == reports[0]
+    assert pictures[1] == pictures[2] == pictures[0] != set()
 
 
 @pytest.mark.long

@@ -36,7 +36,7 @@ def draw_contact_sheet(path: Path, data: OwnData, with_label_maps: bool, seed: i
     pictures = choose_pictures(data.splits['train'], COLUMNS * ROWS, seed)
     # Synonyms such as ADE20K's would cover the picture.
     names = [textwrap.shorten(name.split(',')[0], 20, placeholder='…') for name in data.classes]
-    painter = Painter(names, class_colours(len(names)), with_scores=False)
+    painter = Painter(names, class_colours(len(names)))
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
     width, height = _WIDTH + _GAP, _HEIGHT + _CAPTION + _GAP
@@ -103,10 +103,8 @@ def _draw(painter: Painter, data: OwnData, picture: Picture, with_label_map: boo
             MaskCrop.of(cv2.resize(mask_of(item, picture.size).astype(np.uint8), size) > 0)
             for item in items
         ]
-    areas = np.array([item['area'] for item in items], np.float32)
     labels = np.array([item['label'] for item in items], np.int64)
-    # Scores order the objects: small ones lie on top.
-    return painter.draw(image, Instances(boxes * scale, -areas, labels, masks))
+    return painter.draw(image, Instances(boxes * scale, None, labels, masks))
 
 
 def _draw_labels(painter: Painter, image: np.ndarray, labels: np.ndarray) -> np.ndarray:
