@@ -16,7 +16,7 @@ environment = $(SCRIPT) $(if $(BASE_PYTHON),--base-python '$(BASE_PYTHON)')
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint
+.PHONY: help setup demo test test-all lint docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,3 +40,7 @@ lint: ## Check style and format
 	@$(environment)
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
+
+docs: ## Build the site into site/
+	@$(environment)
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
