@@ -17,7 +17,7 @@ environment = $(make_environment)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-openmmlab lint
+.PHONY: help setup demo test test-all test-openmmlab lint docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,3 +45,7 @@ lint: ## Check style and format
 	@$(environment)
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
+
+docs: ## Build the site into site/
+	@$(environment)
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict

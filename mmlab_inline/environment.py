@@ -83,8 +83,8 @@ for name in sys.argv[1:]:
     try:
         found = details(name, importlib.import_module(name))
     except BaseException as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        found = {'error': type(error).__name__ + (': ' + lines[-1] if lines else '')}
+        text = ' '.join(str(error).split())
+        found = {'error': type(error).__name__ + (': ' + text[:500] if text else '')}
     print(json.dumps([name, found]), file=out, flush=True)
 os._exit(0)  # libraries that loaded half may fail to unload
 """

@@ -297,6 +297,7 @@ def test_cuda_ops_need_a_gpu_and_a_matching_compiler(env, onedl, torch, nvcc, en
             '--force-reinstall --no-deps --no-build-isolation --no-cache-dir onedl-mmcv',
         ),
         (['mmlab_inline', 'ruff'], 'onedl', '--no-deps -e . && py -m pip install ruff'),
+        (['mkdocs', 'material'], 'onedl', 'py -m pip install -r requirements/docs.txt'),
     ],
 )
 def test_remedy_for_an_existing_environment(env, missing, name, command):

@@ -12,12 +12,13 @@ pytest.importorskip('mmseg')
 DEMO = Path(__file__).parents[2] / 'tools/demo.py'
 
 
-def run_demo(folder, *arguments):
+def test_quick_demo(tmp_path):
+    """The whole demo is run by tests/test_docs/test_quickstart.py."""
     done = subprocess.run(
-        [sys.executable, str(DEMO), *arguments], cwd=folder, capture_output=True, text=True
+        [sys.executable, str(DEMO), '--quick'], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    results = folder / 'work_dirs/demo'
+    results = tmp_path / 'work_dirs/demo'
     for name in ('loss_curves.png', 'predictions.png'):
         assert Image.open(results / name).width > 800
     for name in ('detection', 'segmentation'):
@@ -25,25 +26,8 @@ def run_demo(folder, *arguments):
         assert '<h2' in (results / name / 'report.html').read_text()
     summary = json.loads((results / 'summary.json').read_text())
     assert set(summary) == {'box_ap', 'mask_ap', 'miou', 'seconds'}
-    num_pictures = {
-        name: len(list((results / name / 'pictures').rglob('*.png')))
-        for name in ('detection', 'segmentation')
-    }
-    return summary, num_pictures, done.stdout
-
-
-def test_quick_demo(tmp_path):
-    summary, num_pictures, printed = run_demo(tmp_path, '--quick')
     assert all(0 <= summary[name] <= 1 for name in ('box_ap', 'mask_ap', 'miou'))
-    assert num_pictures == {'detection': 20, 'segmentation': 20}
+    for name in ('detection', 'segmentation'):
+        assert len(list((results / name / 'pictures').rglob('*.png'))) == 20
     for word in ('box AP', 'mask AP', 'mIoU', 'seconds', 'predictions.png'):
-        assert word in printed
-
-
-@pytest.mark.long
-def test_demo_learns(tmp_path):
-    summary, num_pictures, _ = run_demo(tmp_path)
-    assert num_pictures == {'detection': 120, 'segmentation': 120}
-    assert summary['box_ap'] >= 0.5
-    assert summary['mask_ap'] >= 0.5
-    assert summary['miou'] >= 0.8
+        assert word in done.stdout

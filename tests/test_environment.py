@@ -1,0 +1,173 @@
+"""``python -m mmlab_inline`` reports on any environment, whatever in it is broken."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmlab_inline import __version__, environment
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_modules(folder, modules):
+    """Write modules, path to source; they come before the installed ones."""
+    for name, source in modules.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(source)
+
+
+def run_report(folder, **variables):
+    """Run the command as a user would, with the modules of a folder before all others."""
+    done = subprocess.run(
+        [sys.executable, '-m', 'mmlab_inline'],
+        cwd=folder,
+        env={**os.environ, 'PYTHONPATH': f'{folder}{os.pathsep}{ROOT}', **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert not done.stderr
+    facts = dict(line.split(None, 1) for line in done.stdout.splitlines() if '  ' in line)
+    problems = [
+        line.removeprefix('problem: ')
+        for line in done.stdout.splitlines()
+        if line.startswith('problem: ')
+    ]
+    assert done.returncode == bool(problems)
+    return facts, problems
+
+
+def test_torch_that_does_not_load(tmp_path):
+    error = 'OSError: libcudart.so.12: cannot open shared object'
+    write_modules(tmp_path, {'torch.py': f'raise OSError("{error.partition(" ")[2]}")'})
+    facts, problems = run_report(tmp_path, CUDA_VISIBLE_DEVICES='', PATH='/nowhere')
+    assert facts['mmlab-inline'].startswith(f'{__version__} in {ROOT}')
+    assert facts['torch'].startswith(f'does not import: {error}')
+    assert facts['numpy'][0].isdigit()
+    assert "CUDA_VISIBLE_DEVICES=''" in facts['variables']
+    assert problems[0].startswith(f'torch does not import: {error}; ')
+    assert 'docs/install.md' in problems[0]
+
+
+def test_mmcv_whose_ops_do_not_load(tmp_path):
+    healthy = ('torchvision', 'triton', 'timm', 'cv2', 'mmengine')
+    modules = {
+        **{f'{name}.py': '' for name in healthy},
+        'torch.py': 'class cuda: is_available = bool\nclass version: cuda = None',
+        'mmcv/__init__.py': '__version__ = "2.3.6"',
+        'mmcv/ops.py': 'raise ImportError("_ext.so: undefined symbol: _ZN3c105ErrorC2E")',
+        'mmdet.py': 'raise AssertionError("MMCV==2.2.0 is used but incompatible.\\n Take 2.1")',
+        'mmseg.py': '__version__ = "1.4.2"',
+    }
+    write_modules(tmp_path, modules)
+    facts, problems = run_report(tmp_path)
+    assert facts['torch'] == 'imports, CPU build; no GPU'
+    assert facts['mmcv'].startswith('2.3.6')
+    assert facts['mmcv.ops'].startswith('does not import: ImportError: _ext.so: undefined symbol')
+    assert facts['mmseg'].startswith('1.4.2')
+    ops, mmdet, own = problems
+    assert ops.startswith('mmcv.ops does not import') and '--no-build-isolation --no-cache' in ops
+    assert mmdet.startswith('mmdet does not import: AssertionError: MMCV==2.2.0 is used')
+    assert "'mmcv>=2.1,<2.2'" in mmdet
+    assert own.startswith('mmlab_inline does not import')
+
+
+def test_modules_that_end_python_hang_or_print(tmp_path, monkeypatch):
+    modules = {
+        'aborts.py': 'import os; os.abort()',
+        'exits.py': 'raise SystemExit(3)',
+        'prints.py': 'print("[1, 2]"); __version__ = "7"',
+        'hangs.py': 'import time; time.sleep(60)',
+    }
+    write_modules(tmp_path, modules)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    found = environment.probe_modules(('prints', 'aborts', 'exits', 'hangs', 'json'), timeout=2)
+    assert found == {
+        'prints': {'version': '7'},
+        'aborts': {'error': 'the import ends Python with status -6'},
+        'exits': {'error': 'SystemExit: 3'},
+        'hangs': {'error': 'the import takes longer than 2 s'},
+        'json': {'version': '2.0.9'},
+    }
+
+
+def problems_of(installed=None, **errors):
+    facts = {name: {'error': error} for name, error in errors.items()}
+    return list(environment.find_problems(facts, installed or {}))
+
+
+def test_no_problem():
+    installed = {'onedl-mmcv': '2.3.6', 'opencv-python': '4.12', 'opencv-python-headless': '4.12'}
+    facts = {'numpy': {'version': '2'}, 'triton': {'error': "No module named 'triton'"}}
+    assert list(environment.find_problems(facts, installed)) == []
+
+
+def test_two_families():
+    (problem,) = problems_of({'onedl-mmcv': '2.3.6', 'mmcv': '2.1.0', 'mmdet': '3.3.0'})
+    assert problem.startswith('both families') and 'uninstall -y onedl-mmcv mmcv mmdet' in problem
+
+
+def test_two_versions_of_opencv():
+    (problem,) = problems_of({'opencv-python': '4.12', 'opencv-python-headless': '4.11'})
+    assert 'opencv-python 4.12, opencv-python-headless 4.11' in problem
+
+
+@pytest.mark.parametrize(
+    ('module', 'error', 'remedy'),
+    [
+        (
+            'mmcv.ops',
+            "ImportError: No module named 'mmcv._ext'",
+            'no-cache-dir onedl-mmcv',
+        ),
+        ('torchvision', 'RuntimeError: operator torchvision::nms does not exist', 'one index'),
+        ('cv2', 'ImportError: libGL.so.1: cannot open', 'force-reinstall opencv-python-headless'),
+        ('mmdet', 'AssertionError: MMCV==2.2.0 is used but incompatible', "'mmcv>=2.1,<2.2'"),
+        ('mmcv', 'ValueError: numpy.dtype size changed', "'numpy<2'"),
+        ('mmdet', "ModuleNotFoundError: No module named 'mmdet'", "-e '.[onedl,dev]'"),
+        ('mmseg', "ModuleNotFoundError: No module named 'ftfy'", '-m pip install ftfy'),
+        ('mmseg', 'TypeError: unheard of', 'docs/install.md'),
+    ],
+)
+def test_remedies(module, error, remedy):
+    (problem,) = problems_of(**{module: error})
+    assert problem.startswith(f'{module} does not import: {error}; ')
+    assert remedy in problem
+
+
+def test_upstream_family_gets_its_own_remedy():
+    (problem,) = problems_of({'mmcv': '2.1.0'}, mmcv="No module named 'mmcv._ext'")
+    assert problem.endswith('--no-cache-dir mmcv')
+
+
+def test_one_cause_is_one_problem():
+    error = "ModuleNotFoundError: No module named 'torch'"
+    assert len(problems_of(torch=error, timm=error, mmengine=error)) == 1
+
+
+def test_symptoms_are_documented():
+    page = (ROOT / 'docs/install.md').read_text()
+    for pattern, _ in environment.SYMPTOMS:
+        assert re.search(pattern, page), pattern
+
+
+def test_report_is_not_stopped_by_its_own_errors(monkeypatch):
+    def fail():
+        raise PermissionError('no processes\nfor you')
+
+    monkeypatch.setattr(environment, 'probe_modules', fail)
+    lines = list(environment.report())
+    assert 'problem: this report is incomplete: PermissionError: no processes for you' in lines
+    assert lines[0].startswith('mmlab-inline')
+
+
+def test_package_run_as_a_module_imports_everything(tmp_path):
+    """Only the report does without: other programs started by -m get the whole package."""
+    source = 'from mmlab_inline import InLinePVT'
+    write_modules(tmp_path, {'mine/__init__.py': source, 'mine/__main__.py': ''})
+    env = {**os.environ, 'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+    subprocess.run([sys.executable, '-m', 'mine'], cwd=tmp_path, env=env, check=True)
