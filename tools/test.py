@@ -16,6 +16,7 @@ from mmlab_inline.engine import (
     check_data,
     check_launcher,
     drop_pretrained,
+    errors_of_other_processes,
     load_config,
     load_weights,
     start_processes,
@@ -58,11 +59,12 @@ def main() -> None:
         if args.show_dir:
             save_pictures(cfg, args.show_dir)
 
-        start_processes(cfg)
+        start_processes(cfg, args.timeout)
         runner = CheckedRunner.from_cfg(cfg)
         model = getattr(runner.model, 'module', runner.model)
         load_weights(model, args.checkpoint)
-        metrics = runner.test()
+        with errors_of_other_processes(cfg):
+            metrics = runner.test()
     if runner.rank == 0:
         path = Path(runner.work_dir, 'metrics.json')
         path.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1))

@@ -8,7 +8,12 @@ from .fsdp import ShardedStrategy, StrategyRunner
 from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_pretrained, load_weights
-from .processes import BroadcastStatisticsHook, check_launcher, start_processes
+from .processes import (
+    BroadcastStatisticsHook,
+    check_launcher,
+    errors_of_other_processes,
+    start_processes,
+)
 from .resume import find_checkpoint, is_whole
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
@@ -30,6 +35,7 @@ __all__ = [
     'check_pretrained',
     'drop_pretrained',
     'enable_amp',
+    'errors_of_other_processes',
     'find_checkpoint',
     'is_whole',
     'load_config',

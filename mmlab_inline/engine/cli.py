@@ -7,6 +7,8 @@ from typing import NoReturn
 
 from mmengine.config import DictAction
 
+from .processes import TIMEOUT
+
 
 class ArgumentParser(argparse.ArgumentParser):
     """Reports wrong input in one line, without the usage before it, and exits with status 2."""
@@ -33,8 +35,15 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
     def add_launcher_arguments(self) -> None:
-        """--launcher, and the rank that some launchers pass as an argument."""
+        """--launcher and --timeout, and the rank that some launchers pass as an argument."""
         self.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
+        self.add_argument(
+            '--timeout',
+            type=positive,
+            metavar='SECONDS',
+            help='end the run when another process has not answered for so long; default '
+            f'env_cfg.dist_cfg.timeout of the config, or {TIMEOUT}',
+        )
         self.add_argument(
             '--local_rank', '--local-rank', action=_RankAction, type=int, help=argparse.SUPPRESS
         )
