@@ -359,7 +359,10 @@ runner_type = 'mmlab_inline.StrategyRunner'
 strategy = dict(type='mmlab_inline.ShardedStrategy')
 default_hooks['checkpoint'] = dict(interval=3, max_keep_ckpts=2)
 """
-FULL = "custom_hooks = [dict(type='DiskFiller')]\n"
+FULL = """
+custom_hooks = [dict(type='DiskFiller')]
+default_hooks['checkpoint'] = dict(interval=3)
+"""
 LOG_SIZE = 100_000
 
 
@@ -388,9 +391,11 @@ def test_fsdp_trains_and_resumes_as_one_process(whole, launch, write_config, fol
 
 
 @pytest.mark.long
-def test_fsdp_and_a_full_disk(launch, write_config, folder):
-    config = write_config('fsdp_full', SEGMENTOR + EXACT + FSDP + FULL)
-    work_dir = folder / 'full'
+@pytest.mark.parametrize('kind', ['ddp', 'fsdp'])
+def test_full_disk_ends_the_run(kind, launch, write_config, folder):
+    strategy = FSDP if kind == 'fsdp' else ''
+    config = write_config(f'full_{kind}', SEGMENTOR + EXACT + strategy + FULL)
+    work_dir = folder / f'full_{kind}'
     first, second = launch(2, 'train.py', config, '--work-dir', work_dir, status=2)
     assert first.splitlines()[-1] == (
         f'error: {work_dir}/iter_6.pth cannot be written: File too large; what was saved before is '
