@@ -16,6 +16,7 @@ from mmlab_inline.engine import (
     ArgumentParser,
     check_data,
     drop_pretrained,
+    errors_of_other_processes,
     keep_freed_memory,
     load_run_config,
     load_weights,
@@ -56,12 +57,13 @@ def main() -> None:
         if args.show_dir:
             save_pictures(cfg, args.show_dir)
 
-        start_processes(cfg)
+        start_processes(cfg, args.timeout)
         runner = CheckedRunner.from_cfg(cfg)
         model = getattr(runner.model, 'module', runner.model)
         load_weights(model, args.checkpoint)
         runner.message_hub.update_info(EVALUATED, args.checkpoint)
-        metrics = runner.test()
+        with errors_of_other_processes(cfg):
+            metrics = runner.test()
     if runner.rank == 0:
         path = Path(runner.work_dir, 'metrics.json')
         path.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1))

@@ -18,6 +18,7 @@ from mmlab_inline.engine import (
     check_pretrained,
     drop_pretrained,
     enable_amp,
+    errors_of_other_processes,
     find_checkpoint,
     is_whole,
     keep_freed_memory,
@@ -98,10 +99,10 @@ def main() -> None:
         if args.amp:
             print(enable_amp(cfg))
 
-    start_processes(cfg)
+    start_processes(cfg, args.timeout)
     # Strategies such as FSDP need mmengine's FlexibleRunner.
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
-    with exit_on_user_error():
+    with exit_on_user_error(), errors_of_other_processes(cfg):
         prepare_load_from(runner, args.new_classes)
         runner.train()
     if runner.rank == 0:

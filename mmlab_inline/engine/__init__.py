@@ -10,7 +10,7 @@ from .layer_decay import LayerDecayConstructor
 from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_pretrained, load_weights
-from .processes import BroadcastStatisticsHook, start_processes
+from .processes import BroadcastStatisticsHook, errors_of_other_processes, start_processes
 from .report import CurvesHook, ReportHook, TensorBoardScalars
 from .resume import find_checkpoint, is_whole
 from .safe_loading import use_safe_loading
@@ -36,6 +36,7 @@ __all__ = [
     'check_pretrained',
     'drop_pretrained',
     'enable_amp',
+    'errors_of_other_processes',
     'find_checkpoint',
     'is_whole',
     'keep_freed_memory',

@@ -10,7 +10,7 @@ from typing import NoReturn
 from mmengine.config import Config, DictAction
 
 from .config import load_config
-from .processes import check_launcher
+from .processes import TIMEOUT, check_launcher
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -40,10 +40,17 @@ class ArgumentParser(argparse.ArgumentParser):
     def add_run_arguments(self) -> None:
         """What a run has beside its config; :func:`load_run_config` reads it.
 
-        --work-dir, --launcher, and the rank that some launchers pass as an argument.
+        --work-dir, --launcher, --timeout, and the rank that some launchers pass as an argument.
         """
         self.add_argument('--work-dir', help='logs and results; default work_dirs/CONFIG-NAME')
         self.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
+        self.add_argument(
+            '--timeout',
+            type=positive,
+            metavar='SECONDS',
+            help='end the run when another process has not answered for so long; default '
+            f'env_cfg.dist_cfg.timeout of the config, or {TIMEOUT}',
+        )
         self.add_argument(
             '--local_rank', '--local-rank', action=_RankAction, type=int, help=argparse.SUPPRESS
         )
