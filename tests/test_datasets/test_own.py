@@ -391,7 +391,8 @@ def test_a_test_split_stands_in_for_val(tmp_path):
     data = read_folder(tmp_path, 'det')
     (note,) = arrange_splits(data, 0.2)
     assert 'no val split' in note
-    assert data.splits['val'] == data.splits['test']
+    assert data.splits.keys() == {'train', 'val'}
+    assert data.splits['val'][0].path.parent.name == 'test'
 
 
 def no_picture(root):

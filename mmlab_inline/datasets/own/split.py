@@ -20,7 +20,7 @@ def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = Fals
     """Give data a train and a val split, and keep a test split, by altering ``data.splits``.
 
     Splits of the folder are kept if they have pictures to train and to evaluate on; a test split
-    serves for both if there is no val. Else all pictures are parted by :func:`split_pictures`.
+    stands in for val. Else all pictures are parted by :func:`split_pictures`.
 
     Args:
         data: The data.
@@ -40,8 +40,8 @@ def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = Fals
         if outside:
             notes.append(f'pictures in no split, left out: {len(outside)}')
         if 'val' not in splits:
-            splits['val'] = splits['test']
-            notes.append('there is no val split: test is used while training too')
+            splits['val'] = splits.pop('test')
+            notes.append('there is no val split: test is evaluated while training')
         pictures = [*splits['train'], *splits['val']]
         boundary = len(splits['train'])
         leaks = sum(g[0] < boundary <= g[-1] for g in exact_duplicates(pictures))

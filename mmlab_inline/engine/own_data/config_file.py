@@ -169,8 +169,10 @@ def _detection(
     """Write scale and data; set the anchors in ``model`` and say why."""
     train_pipeline = _plain(cfg.train_dataloader.dataset.pipeline)
     test_pipeline = _plain(cfg.val_dataloader.dataset.pipeline)
-    base_scale = next(transforms(test_pipeline, 'Resize'))['scale']
-    recipe = DetectionRecipe.of(sizes, base_scale, options.short_side)
+    resize = next(transforms(test_pipeline, 'Resize'), {})
+    if 'scale' not in resize:
+        raise UserError('--base resizes to no scale in its test pipeline; choose another')
+    recipe = DetectionRecipe.of(sizes, resize['scale'], options.short_side)
     small, _, median, large = sizes.percentiles
     after = ', '.join(f'{size * recipe.factor:.0f}' for size in (small, median, large))
     out.start(
@@ -179,7 +181,7 @@ def _detection(
         f'{sizes.short:.0f} (median). Short side {recipe.scale[1]}: {recipe.why}. The three are '
         f'{after} pixels then.'
     )
-    factor = recipe.scale[1] / min(base_scale)
+    factor = recipe.scale[1] / min(resize['scale'])
     if factor != 1:
         out.add(
             train_pipeline=scale_pipeline(train_pipeline, factor),
@@ -239,8 +241,8 @@ def _segmentation(
     recipe = SegmentationRecipe.of(sizes, options.short_side)
     train_pipeline = _plain(cfg.train_dataloader.dataset.pipeline)
     test_pipeline = _plain(cfg.val_dataloader.dataset.pipeline)
-    resize = next(transforms(test_pipeline, 'Resize'), None)
-    factor = recipe.short / min(resize['scale']) if resize else 1
+    resize = next(transforms(test_pipeline, 'Resize'), {})
+    factor = recipe.short / min(resize.get('scale', [recipe.short]))
     crop = (recipe.crop, recipe.crop)
     for pipeline in (train_pipeline, test_pipeline):
         for node in transforms(pipeline, 'LoadAnnotations'):

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ...datasets.own import SPLITS, OwnData, Picture, listed
@@ -28,7 +29,7 @@ def print_summary(data: OwnData, console: Console) -> None:
     if len(shapes) > 1:
         sizes = f'{len(shapes)} sizes, most often {width}x{height} ({shapes[0][1]})'
     counts = ', '.join(f'{len(data.splits[split])} {split}' for split in splits)
-    console.print(f'{data.root}: {data.format}; pictures: {counts}; {sizes}')
+    console.print(f'{data.root}: {data.format}; pictures: {counts}; {sizes}', markup=False)
     _print_classes(data, splits, with_pixels, console)
     _print_sizes(pictures, with_pixels, console)
     empty = sum(not picture.amounts() for picture in pictures)
@@ -60,7 +61,7 @@ def _print_classes(data: OwnData, splits: list[str], with_pixels: bool, console:
     for label in order[:_MOST_CLASSES]:
         share = total[label] / max(total.total(), 1)
         rows = [str(shown[split][label]) for split in splits]
-        table.add_row(data.classes[label], f'{total[label]:,}', f'{share:.1%}', *rows)
+        table.add_row(escape(data.classes[label]), f'{total[label]:,}', f'{share:.1%}', *rows)
     console.print(table)
     if len(order) > _MOST_CLASSES:
         console.print(f'... and {len(order) - _MOST_CLASSES} rarer classes')
