@@ -124,7 +124,7 @@ def _cost_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
 
 def _draw_precision_recall(reports: Mapping[str, RunReport]) -> Figure:
     titles = list(dict.fromkeys(title for r in reports.values() for title in r.curves))
-    drawing = Figure(figsize=(6.2 * len(titles), 4.6), layout='constrained')
+    drawing = Figure(figsize=(7 * len(titles), 4.6), layout='constrained')
     for axis, title in zip(drawing.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
         for name, report in reports.items():
             if curve := report.curves.get(title):
