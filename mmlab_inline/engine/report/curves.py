@@ -50,14 +50,20 @@ def draw_several(records: Mapping[str, Record]) -> Figure:
     figure = Figure(figsize=(5 * columns, 3.6 * rows), layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
-        for run, record in records.items():
+        style = 'o-' if name in metrics else '-'
+        for index, (run, record) in enumerate(records.items()):
             steps, values = record.series(name)
             if steps:
-                axis.plot(steps, values, 'o-' if name in metrics else '-', ms=4, label=run)
+                axis.plot(steps, values, style, ms=4, label=run, color=run_colour(index))
         _finish(axis, {'loss': 'training loss', 'lr': 'learning rate'}.get(name, name))
     for axis in axes[len(names) :]:
         axis.set_axis_off()
     return figure
+
+
+def run_colour(index: int) -> str:
+    """The colour of a run, the same in all figures that have several."""
+    return f'C{index}'
 
 
 def _finish(axis: Axes, title: str) -> None:

@@ -26,7 +26,7 @@ nav a { color: var(--accent); margin-right: 1rem; text-decoration: none; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem; text-align: right; white-space: nowrap; }
 .word { text-align: left; }
-td.word { min-width: 7rem; white-space: normal; overflow-wrap: anywhere; }
+td.word { min-width: 10rem; white-space: normal; overflow-wrap: anywhere; }
 thead th { position: sticky; top: 0; background: var(--stripe); z-index: 1; padding: 0;
   box-shadow: 0 1px 0 var(--line); }
 thead button { all: unset; cursor: pointer; display: block; padding: .4rem .8rem;
