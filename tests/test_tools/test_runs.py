@@ -168,20 +168,6 @@ def test_resume_continues(trained, folder):
     assert len(list((work_dir / 'tensorboard').iterdir())) == (2 if HAS_TENSORBOARD else 0)
 
 
-def test_runs_side_by_side(trained, folder):
-    task, _ = trained
-    page = f'{task}_compare.html'
-    compare = ROOT / 'tools/analysis/compare.py'
-    printed = run(compare, f'work_dirs/{task}', '--out', page, cwd=folder)
-    assert f'{page} has the rest' in printed
-    assert {'mmdet': 'loss', 'mmseg': 'mIoU'}[task] in (folder / page).read_text()
-    printed = run(compare, f'work_dirs/{task}', 'work_dirs/other', cwd=folder, code=2)
-    assert printed == 'error: work_dirs/other is no folder; name the work folders of runs\n'
-    printed = run(compare, 'work_dirs/demo', cwd=folder, code=2)
-    assert 'work_dirs/demo holds no run' in printed
-    assert len(printed.splitlines()) == 1
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason='bfloat16 on the CPU is for no GPU')
 def test_amp_on_the_cpu(folder):
     printed = run(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 
 from ...utils import UserError, one_line
-from .curves import draw_several, headlines
+from .curves import draw_several, headlines, run_colour
 from .evaluation import RECALLS
 from .figures import finish_precision_recall, to_svg
 from .page import Page, figure, paragraph, table
@@ -74,16 +74,16 @@ def read_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
 
 def compare(runs: Sequence[Run]) -> str:
     """A page of HTML that puts runs side by side."""
-    page = Page('Runs side by side', [f'{len(runs)} runs: {", ".join(run.name for run in runs)}'])
+    page = Page('Runs side by side', [f'{len(runs)} runs'])
     page.add('Metrics', table(*metrics_table(runs)))
     page.add('Cost', table(*_cost_table(runs)))
-    trained = {run.name: run.record for run in runs if run.record.train}
-    if trained:
-        svg = to_svg(draw_several(trained))
+    names = [run.name for run in runs]
+    if any(run.record.train for run in runs):
+        svg = to_svg(draw_several({run.name: run.record for run in runs}))
         page.add('Training', figure(svg, 'losses, learning rates and metrics over iterations'))
     reports = {run.name: run.report for run in runs if run.report}
     if any(report.curves for report in reports.values()):
-        svg = to_svg(_draw_precision_recall(reports))
+        svg = to_svg(_draw_precision_recall(reports, names))
         note = 'Mean over the classes, as the report of each run draws it.'
         page.add('Precision and recall', figure(svg, 'curves'), paragraph(note, faint=True))
     for headline in dict.fromkeys(r.headline for r in reports.values() if r.headline):
@@ -122,13 +122,14 @@ def _cost_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
     return [*headings, 'machine', 'iterations'], rows
 
 
-def _draw_precision_recall(reports: Mapping[str, RunReport]) -> Figure:
+def _draw_precision_recall(reports: Mapping[str, RunReport], names: Sequence[str]) -> Figure:
     titles = list(dict.fromkeys(title for r in reports.values() for title in r.curves))
-    drawing = Figure(figsize=(6.2 * len(titles), 4.6), layout='constrained')
+    drawing = Figure(figsize=(7 * len(titles), 4.6), layout='constrained')
     for axis, title in zip(drawing.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
         for name, report in reports.items():
             if curve := report.curves.get(title):
-                axis.plot(RECALLS, curve, label=f'{name} {np.mean(curve):.3f}')
+                label = f'{name} {np.mean(curve):.3f}'
+                axis.plot(RECALLS, curve, label=label, color=run_colour(names.index(name)))
         finish_precision_recall(axis, title)
     return drawing
 

@@ -24,12 +24,11 @@ def draw_curves(record: Record) -> Figure:
     losses, rate, *rest = figure.subplots(1, 3 if metrics else 2)
     plot_losses(losses, record)
     rate.plot(*record.series('lr'))
-    rate.set(title='learning rate', xlabel='iteration', ylim=(0, None))
-    rate.grid(alpha=0.3)
+    _finish(rate, 'learning rate')
     for axis in rest:
         for name in metrics:
             axis.plot(*record.series(name), 'o-', ms=4, label=name)
-        _finish_metrics(axis, 'metrics')
+        _finish(axis, 'metrics')
     return figure
 
 
@@ -39,10 +38,7 @@ def plot_losses(axis: Axes, record: Record, title: str = 'training losses') -> N
     for name in names if len(names) > 2 else names[:1]:  # one term is the total
         is_total = name == 'loss'
         axis.plot(*record.series(name), label=name, lw=1.8 if is_total else 1, zorder=2 + is_total)
-    axis.set(title=title, xlabel='iteration', ylim=(0, None))
-    axis.grid(alpha=0.3)
-    if len(names) > 2:
-        axis.legend(fontsize='small')
+    _finish(axis, title)
 
 
 def draw_several(records: Mapping[str, Record]) -> Figure:
@@ -54,18 +50,25 @@ def draw_several(records: Mapping[str, Record]) -> Figure:
     figure = Figure(figsize=(5 * columns, 3.6 * rows), layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
-        for run, record in records.items():
-            style = 'o-' if name in metrics else '-'
-            axis.plot(*record.series(name), style, ms=4, label=run)
-        axis.set(title={'loss': 'training loss', 'lr': 'learning rate'}.get(name, name))
-        _finish_metrics(axis, axis.get_title())
+        style = 'o-' if name in metrics else '-'
+        for index, (run, record) in enumerate(records.items()):
+            steps, values = record.series(name)
+            if steps:
+                axis.plot(steps, values, style, ms=4, label=run, color=run_colour(index))
+        _finish(axis, {'loss': 'training loss', 'lr': 'learning rate'}.get(name, name))
     for axis in axes[len(names) :]:
         axis.set_axis_off()
     return figure
 
 
-def _finish_metrics(axis: Axes, title: str) -> None:
-    axis.set(title=title, xlabel='iteration')
-    axis.set_ylim(min(0, axis.get_ylim()[0]), None)
+def run_colour(index: int) -> str:
+    """The colour of a run, the same in all figures that have several."""
+    return f'C{index}'
+
+
+def _finish(axis: Axes, title: str) -> None:
+    axis.set(title=title, xlabel='iteration', xlim=(0, None))
+    axis.set_ylim(min(0, axis.dataLim.y0), None)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize='small')
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize='small')

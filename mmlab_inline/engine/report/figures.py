@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from .evaluation import RECALLS, Evaluation
 
-# Black in a figure is the colour of the page's text.
-_INK = '#000000'
+# Black and white in a figure are the colours of the page's text and ground.
+_INK, _GROUND = '#000000', '#ffffff'
 # More classes than these get no name, no number or no line of their own in a figure.
 _MAX_NAMED = 40
 _MAX_NUMBERED = 12
@@ -23,7 +23,7 @@ def to_svg(figure: Figure) -> str:
     with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': None}):
         figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
     svg = file.getvalue()
-    return svg[svg.index('<svg') :].replace(_INK, 'currentColor')
+    return svg[svg.index('<svg') :].replace(_INK, 'currentColor').replace(_GROUND, 'var(--ground)')
 
 
 def draw_confusion(evaluation: Evaluation) -> Figure:
@@ -45,8 +45,8 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
     if len(names) <= _MAX_NUMBERED:
         for (row, column), share in np.ndenumerate(shares):
             if counts[row, column]:
-                # Not quite black: on its cell it keeps its colour where the page is dark.
-                ink = '#ffffff' if share > 0.5 else '#0b0b0b'
+                # Not quite white or black: on cells they stay what they are on a dark page.
+                ink = '#fefefe' if share > 0.5 else '#010101'
                 axis.text(column, row, f'{share:.2f}', color=ink, ha='center', va='center')
     figure.colorbar(image, ax=axis, shrink=0.8, label='share of the row')
     return figure
@@ -54,7 +54,7 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
 
 def draw_precision_recall(evaluation: Evaluation) -> Figure:
     """Precision over recall: of every class, and the mean of them."""
-    figure = Figure(figsize=(6.2 * len(evaluation.curves), 4.6), layout='constrained')
+    figure = Figure(figsize=(7 * len(evaluation.curves), 4.6), layout='constrained')
     axes = figure.subplots(1, len(evaluation.curves), squeeze=False)[0]
     for axis, (title, curves) in zip(axes, evaluation.curves.items(), strict=True):
         areas = curves.mean(1)
@@ -84,4 +84,5 @@ def finish_precision_recall(axis: Axes, title: str) -> None:
     """What all precision-recall figures have."""
     axis.set(title=title, xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
-    axis.legend(fontsize='small', title='area below', loc='lower left', framealpha=0)
+    beside = dict(loc='upper left', bbox_to_anchor=(1.01, 1), framealpha=0)
+    axis.legend(fontsize='small', title='area below', **beside)

@@ -24,8 +24,9 @@ nav a { color: var(--accent); margin-right: 1rem; text-decoration: none; }
 .scroll { overflow: auto; max-height: 34rem; border: 1px solid var(--line); border-radius: 6px;
   width: fit-content; max-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem; text-align: right; }
-.word { text-align: left; overflow-wrap: anywhere; }
+th, td { padding: .25rem .8rem; text-align: right; white-space: nowrap; }
+.word { text-align: left; }
+td.word { min-width: 10rem; white-space: normal; overflow-wrap: anywhere; }
 thead th { position: sticky; top: 0; background: var(--stripe); z-index: 1; padding: 0;
   box-shadow: 0 1px 0 var(--line); }
 thead button { all: unset; cursor: pointer; display: block; padding: .4rem .8rem;
@@ -38,7 +39,8 @@ tbody tr:nth-child(even) { background: var(--stripe); }
 td.bar { background: linear-gradient(to right, var(--bar) var(--share), transparent 0); }
 figure { margin: .6rem 0; }
 figure svg { max-width: 100%; height: auto; display: block; }
-figure svg text { font-family: system-ui, "DejaVu Sans", sans-serif !important; }
+figure svg text { font-family: system-ui, "DejaVu Sans", sans-serif !important;
+  fill: currentColor; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr));
   gap: 1rem; }
 .pictures figure { margin: 0; border: 1px solid var(--line); border-radius: 6px; padding: .5rem; }

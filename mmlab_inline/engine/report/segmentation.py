@@ -1,5 +1,6 @@
 """What the label maps of an evaluation say: confusions, precision and recall, images to look at."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from .evaluation import RECALLS, Evaluation, Picture, divide
 from .extremes import Extremes
 
 # Pixels of an image, on a regular grid, that precision-recall curves look at: the probabilities of
-# 150 classes at every pixel would take longer than the model.
-_MAX_SAMPLES = 4096
+# 150 classes at every pixel would take longer than a fast model.
+_MAX_SAMPLES = 1024
 # Probabilities are counted by their logit in bins of 1/40, from -12 to 12.
 _LARGEST_LOGIT = 12
 _BINS_PER_LOGIT = 40
@@ -42,7 +43,7 @@ class SegmentationCollector:
         size = len(self.classes)
         self._confusion = np.zeros((size, size), np.int64)
         # How often a class has a probability, and how often it is there too.
-        self._ranked = np.zeros((2, size, _NUM_BINS), np.int64)
+        self._ranked = torch.zeros(2, size, _NUM_BINS, dtype=torch.long)
         self._pictures: Extremes = Extremes(num_pictures)
         self._seen = 0
 
@@ -63,42 +64,44 @@ class SegmentationCollector:
 
     def _add(self, sample: Mapping) -> None:
         size = len(self.classes)
-        predicted = _label_map(sample.pred_sem_seg.data)
-        truth = _label_map(sample.gt_sem_seg.data)
+        predicted = sample.pred_sem_seg.data.squeeze(0)
+        truth = sample.gt_sem_seg.data.squeeze(0).to(predicted)
         counted = (truth != self._ignored) & (truth < size)
-        pairs = truth[counted].astype(np.int64) * size + predicted[counted]
-        confusion = np.bincount(pairs, minlength=size * size).reshape(size, size)
+        # What is not counted goes to a cell of its own, the last one.
+        pairs = (truth * size + predicted).where(counted, size * size).ravel()
+        cells = pairs.bincount(minlength=size * size + 1)[:-1]
+        confusion = cells.reshape(size, size).cpu().numpy()
         self._confusion += confusion
         if 'seg_logits' in sample:
             self._add_probabilities(sample.seg_logits.data, truth, counted)
-        if counted.any():
+        if confusion.any():
             path = sample.img_path
             self._pictures.add(
                 float(np.nanmean(_ious(confusion))),
-                lambda: (path, _shrunk(np.where(counted, truth, size)), _shrunk(predicted)),
+                lambda: (path, _shrunk(truth.where(counted, size)), _shrunk(predicted)),
             )
 
-    def _add_probabilities(self, logits: Tensor, truth: np.ndarray, counted: np.ndarray) -> None:
-        step = max(1, int(np.ceil(np.sqrt(truth.size / _MAX_SAMPLES))))
+    def _add_probabilities(self, logits: Tensor, truth: Tensor, counted: Tensor) -> None:
+        step = max(1, math.ceil(math.sqrt(truth.numel() / _MAX_SAMPLES)))
         grid = (slice(step // 2, None, step),) * 2
+        chosen = counted[grid]
         if len(logits) == 1:  # one sigmoid, already applied
-            probabilities = logits[(0, *grid)].float()
+            probabilities = logits[0][grid][chosen].float()
             probabilities = torch.stack([1 - probabilities, probabilities])
         else:
-            probabilities = logits[(slice(None), *grid)].float().softmax(0)
-        is_counted = torch.from_numpy(counted[grid])
-        ranks = torch.logit(probabilities.cpu()[:, is_counted], eps=1e-6).numpy()
-        bins = (ranks.clip(-_LARGEST_LOGIT, _LARGEST_LOGIT) + _LARGEST_LOGIT) * _BINS_PER_LOGIT
-        size = len(self.classes)
-        cells = bins.round().astype(np.int64) + _NUM_BINS * np.arange(len(bins))[:, None]
-        labels = truth[grid][counted[grid]]
-        is_there = labels == np.arange(size)[:, None]
-        for counts, chosen in zip(self._ranked, (cells.ravel(), cells[is_there]), strict=True):
-            counts += np.bincount(chosen, minlength=counts.size).reshape(counts.shape)
+            probabilities = logits[(slice(None), *grid)][:, chosen].float().softmax(0)
+        size = len(probabilities)
+        ranks = probabilities.logit(eps=1e-6).clamp_(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+        cells = ((ranks + _LARGEST_LOGIT) * _BINS_PER_LOGIT).round_().long()
+        cells += _NUM_BINS * torch.arange(size, device=cells.device)[:, None]
+        there = cells.gather(0, truth[grid][chosen][None])
+        self._ranked = self._ranked.to(cells)
+        for counts, places in zip(self._ranked, (cells, there), strict=True):
+            counts += places.ravel().bincount(minlength=counts.numel()).reshape(counts.shape)
 
     def gather(self) -> None:
         """Add up what several processes have seen; all of them have to call this."""
-        parts = all_gather_object((self._confusion, self._ranked, self._pictures))
+        parts = all_gather_object((self._confusion, self._ranked.cpu(), self._pictures))
         self._confusion = sum(part[0] for part in parts)
         self._ranked = sum(part[1] for part in parts)
         for rank, (_, _, pictures) in enumerate(parts):
@@ -109,7 +112,8 @@ class SegmentationCollector:
         """What was found."""
         confusion = self._confusion
         right, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-        curves, precisions = _curves(*self._ranked)
+        has_ranks = bool(self._ranked.any())
+        curves, precisions = _curves(*self._ranked.numpy())
         per_class = {
             'IoU': 100 * _ious(confusion),
             'accuracy (recall)': 100 * divide(right, true),
@@ -117,7 +121,7 @@ class SegmentationCollector:
             'Dice (F1)': 100 * divide(2 * right, true + predicted),
             'pixels, %': 100 * divide(true, true.sum()),
         }
-        if self._ranked.any():
+        if has_ranks:
             per_class['pixel AP'] = 100 * precisions
         return Evaluation(
             num_images=self._num_images,
@@ -127,11 +131,11 @@ class SegmentationCollector:
             confusion=confusion,
             confusion_names=self.classes,
             confusion_note='Pixels; those without a label are not counted.',
-            curves={'pixels': curves} if self._ranked.any() else {},
+            curves={'pixels': curves} if has_ranks else {},
             curves_note=(
                 'Every class against all others, ranked by its probability at up to '
                 f'{_MAX_SAMPLES} pixels of an image, on a regular grid.'
-                if self._ranked.any()
+                if has_ranks
                 else 'This evaluation gives no probabilities, so there are no curves.'
             ),
             score_name='mIoU of the image',
@@ -157,13 +161,9 @@ def _iou_metric(evaluator: Evaluator) -> object | None:
     return next((m for m in evaluator.metrics if isinstance(m, IoUMetric)), None)
 
 
-def _label_map(data: Tensor) -> np.ndarray:
-    return data.squeeze(0).cpu().numpy()
-
-
-def _shrunk(label_map: np.ndarray) -> np.ndarray:
+def _shrunk(label_map: Tensor) -> np.ndarray:
     height, width = shrunk_size(*label_map.shape)
-    kept = label_map.astype(np.uint16)
+    kept = label_map.cpu().numpy().astype(np.uint16)
     return cv2.resize(kept, (width, height), interpolation=cv2.INTER_NEAREST)
 
 

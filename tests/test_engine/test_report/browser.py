@@ -20,7 +20,14 @@ def start_browser(size=(1280, 1000)):
         pytest.skip('no Chromium with chromedriver: apt-get install chromium chromium-driver')
     options = webdriver.ChromeOptions()
     options.binary_location = found[0]
-    for argument in ('--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'):
+    for argument in (
+        '--headless=new',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-dev-shm-usage',
+        '--disable-background-networking',
+        '--no-first-run',
+    ):
         options.add_argument(argument)
     options.add_argument(f'--window-size={size[0]},{size[1]}')
     options.set_capability('goog:loggingPrefs', {'browser': 'ALL', 'performance': 'ALL'})

@@ -27,7 +27,9 @@ def test_makes_only_what_it_keeps():
     extremes, made = Extremes(1), []
     for score in (5, 3, 4, 9):
         extremes.add(score, lambda score=score: made.append(score) or [score])
-    assert made == [5, 3, 9]
+    assert made == [5, 3, 4, 9]
+    extremes.add(4.5, lambda: made.append(4.5) or [4.5])
+    assert made == [5, 3, 4, 9]
 
 
 def test_few_are_shown_once():
