@@ -245,7 +245,7 @@ def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator
             f'({_listed(OPENCV, installed)}); give them one version'
         )
     if facts.get('torch', {}).get('gpus') and facts['mmcv.ops'].get('cuda') == 'not available':
-        yield 'mmcv has no CUDA ops, but there is a GPU; "GPU" in docs/install.md says how to get them'
+        yield 'there is a GPU, but mmcv has no CUDA ops; "GPU" in docs/install.md has the remedy'
     seen = set()
     for name, found in facts.items():
         error = found.get('error')

@@ -119,7 +119,7 @@ def test_two_versions_of_opencv():
 def test_gpu_without_cuda_ops():
     torch, ops = {'version': '2', 'gpus': ['H200']}, {'version': '', 'cuda': 'not available'}
     (problem,) = environment.find_problems({'torch': torch, 'mmcv.ops': ops}, {})
-    assert problem.startswith('mmcv has no CUDA ops')
+    assert problem.startswith('there is a GPU, but mmcv has no CUDA ops')
     assert not list(environment.find_problems({'torch': torch, 'mmcv.ops': {'cuda': '13.0'}}, {}))
 
 
