@@ -9,17 +9,18 @@ LAUNCHER = $(shell for p in python3 python3.12 python3.11 python3.10 /usr/bin/py
 SCRIPT = $(or $(LAUNCHER),$(error no Python found; apt-get install python3 python3-venv python3-dev)) \
 	tools/setup_env.py
 
+make_environment = $(SCRIPT) $(if $(BASE_PYTHON),--base-python '$(BASE_PYTHON)')
 ifeq ($(origin PYTHON),command line)
 environment = $(SCRIPT) --check '$(PYTHON)' --target $@
 else
-environment = $(SCRIPT) $(if $(BASE_PYTHON),--base-python '$(BASE_PYTHON)')
+environment = $(make_environment)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint docs
+.PHONY: help setup demo test test-all test-openmmlab lint docs
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Make the environment: about 2 min, plus 9 min on 2 cores the first time
 	@$(environment)
@@ -35,6 +36,10 @@ test: ## Run the tests, without the long ones
 test-all: ## Run the tests, the long ones too
 	@$(environment)
 	@$(PYTHON) -m pytest tests -m 'long or not long'
+
+test-openmmlab: ## Run the tests with upstream's mm libraries, in .venv-openmmlab
+	@$(make_environment) --family openmmlab
+	@.venv-openmmlab/bin/python -m pytest tests
 
 lint: ## Check style and format
 	@$(environment)

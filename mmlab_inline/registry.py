@@ -10,8 +10,10 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import RUNNERS as ROOT_RUNNERS
 from mmengine.registry import STRATEGIES as ROOT_STRATEGIES
+from mmengine.registry import VISBACKENDS as ROOT_VISBACKENDS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -19,11 +21,23 @@ MODELS = Registry(
 )
 HOOKS = Registry('hook', scope='mmlab_inline', parent=ROOT_HOOKS, locations=['mmlab_inline.engine'])
 LOOPS = Registry('loop', scope='mmlab_inline', parent=ROOT_LOOPS, locations=['mmlab_inline.engine'])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    'optimizer wrapper constructor',
+    scope='mmlab_inline',
+    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
+    locations=['mmlab_inline.engine'],
+)
 RUNNERS = Registry(
     'runner', scope='mmlab_inline', parent=ROOT_RUNNERS, locations=['mmlab_inline.engine']
 )
 STRATEGIES = Registry(
     'strategy', scope='mmlab_inline', parent=ROOT_STRATEGIES, locations=['mmlab_inline.engine']
+)
+VISBACKENDS = Registry(
+    'vis_backend',
+    scope='mmlab_inline',
+    parent=ROOT_VISBACKENDS,
+    locations=['mmlab_inline.engine'],
 )
 
 # mmengine knows the packages whose configs may be inherited by a list of its own.

@@ -346,6 +346,17 @@ def test_runs_survive(path):
     assert hooks['non_finite_loss'] == stop
 
 
+@pytest.mark.parametrize('path', [*(recipe.path for recipe in RECIPES), *DEMO])
+def test_runs_can_be_seen(path):
+    cfg = parsed(path)
+    hooks = plain(cfg.default_hooks.to_dict())
+    assert hooks['curves'] == dict(type='mmlab_inline.CurvesHook')
+    assert hooks['report'] == dict(type='mmlab_inline.ReportHook')
+    assert not hooks['logger']['log_metric_by_epoch']
+    backends = [backend.type for backend in cfg.visualizer.vis_backends]
+    assert backends == ['LocalVisBackend', 'mmlab_inline.TensorBoardScalars']
+
+
 @each(RECIPES)
 def test_heads(recipe):
     model = parsed(recipe.path).model

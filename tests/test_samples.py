@@ -6,6 +6,7 @@ with its annotations; without it these tests are skipped.
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
+from mmlab_inline.datasets.checks import check_split
+from mmlab_inline.datasets.checks.settings import transforms
 from mmlab_inline.engine import drop_pretrained, load_config
 
 pytest.importorskip('mmdet')
@@ -89,6 +92,64 @@ def test_ade20k_labels_are_reduced():
         raw = np.array(Image.open(dataset.get_data_info(index)['seg_map_path'])).astype(int)
         labels = dataset[index]['data_samples'].gt_sem_seg.data[0].numpy()
         assert np.array_equal(labels, np.where(raw == 0, 255, raw - 1))
+
+
+@pytest.mark.parametrize(
+    ('name', 'task', 'num_classes', 'scale'),
+    [
+        ('fruits_nuts', 'det', 3, (853, 512)),
+        ('pothole60', 'det', 1, (853, 512)),
+        ('coco33', 'det', 44, (1333, 800)),
+        ('ade20k14', 'seg', 68, (2048, 512)),
+    ],
+)
+def test_a_config_from_the_folder_alone(name, task, num_classes, scale, tmp_path, monkeypatch):
+    arguments = '--task', task, '--data', str(SAMPLES / name), '--out', str(tmp_path / 'own')
+    monkeypatch.setattr('sys.argv', ['new_config.py', *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / 'tools/dataset/new_config.py'), run_name='__main__')
+    assert stop.value.code == 0
+    cfg = load_config(str(tmp_path / f'own/{name}_{task}.py'))
+    settings = [cfg[f'{split}_dataloader'].dataset for split in ('train', 'val')]
+    resize = next(transforms(settings[1].pipeline, 'Resize'))
+    assert resize['scale'] == scale
+    init_default_scope(cfg.default_scope)
+    datasets = [DATASETS.build(part) for part in settings]
+    assert {len(dataset.metainfo['classes']) for dataset in datasets} == {num_classes}
+    paths = [{data['img_path'] for data in dataset} for dataset in map(data_lists, datasets)]
+    assert not paths[0] & paths[1]
+    sample = datasets[0][0]['data_samples']
+    labels = sample.gt_sem_seg.data if task == 'seg' else sample.gt_instances.labels
+    assert 0 <= labels.min() < num_classes
+    findings = [f for split in ('train', 'val') for f in check_split(cfg, split)[0]]
+    assert not [finding for finding in findings if finding.severity == 'fatal']
+
+
+def data_lists(dataset):
+    return [dataset.get_data_info(index) for index in range(len(dataset))]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ('name', 'task', 'metric'),
+    [('fruits_nuts', 'det', 'coco/segm_mAP'), ('ade20k14', 'seg', 'mIoU')],
+)
+def test_from_folder_to_metric(name, task, metric, tmp_path):
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+
+    def call(tool, *arguments):
+        command = [sys.executable, str(ROOT / 'tools' / tool), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    short = '--epochs', '2', '--short-side', '192', '--from-scratch'
+    call('dataset/new_config.py', '--task', task, '--data', str(SAMPLES / name), *short)
+    config = f'work_dirs/own/{name}_{task}/{name}_{task}.py'
+    assert '0 fatal' in call('dataset/check.py', config)
+    checkpoint = call('train.py', config).rsplit(maxsplit=1)[-1]
+    call('test.py', config, checkpoint)
+    assert metric in json.loads((tmp_path / f'work_dirs/{name}_{task}/metrics.json').read_text())
 
 
 @pytest.mark.long

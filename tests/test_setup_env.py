@@ -1,6 +1,7 @@
 """The pure parts of tools/setup_env.py: what it decides, not what it installs."""
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,10 +24,29 @@ def env():
 
 
 @pytest.fixture
+def onedl(env):
+    return env.FAMILIES['onedl']
+
+
+@pytest.fixture
+def openmmlab(env):
+    return env.FAMILIES['openmmlab']
+
+
+@pytest.fixture
 def checkout(tmp_path):
+    requirements = {
+        'onedl-build': '# why\ntorch==2.12.1\nnumpy==2.2.6\n',
+        'onedl': 'onedl-mmcv==2.3.6\n',
+        'openmmlab-build': 'torch==2.1.2\n',
+        'openmmlab': 'mmcv==2.1.0\n',
+        'runtime': 'rich==15.0.0\n',
+        'dev': '',
+        'docs': '',
+    }
     (tmp_path / 'requirements').mkdir()
-    (tmp_path / 'requirements' / 'build.txt').write_text('# why\ntorch==2.12.1\nnumpy==2.2.6\n')
-    (tmp_path / 'requirements' / 'onedl.txt').write_text('onedl-mmcv==2.3.6\n')
+    for name, text in requirements.items():
+        (tmp_path / 'requirements' / f'{name}.txt').write_text(text)
     (tmp_path / 'setup.cfg').write_text(SETUP_CFG)
     return tmp_path
 
@@ -46,63 +66,85 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def test_pins_are_read_from_all_files(env, checkout):
-    assert env.read_pins(checkout / 'requirements') == {**PINS, 'numpy': '2.2.6'}
+def test_pins_are_read_from_all_files_of_the_family(env, checkout, onedl, openmmlab):
+    assert env.read_pins(onedl, checkout) == {**PINS, 'numpy': '2.2.6', 'rich': '15.0.0'}
+    assert env.read_pins(openmmlab, checkout) == {
+        'torch': '2.1.2',
+        'mmcv': '2.1.0',
+        'rich': '15.0.0',
+    }
 
 
-def test_every_requirement_of_the_project_is_pinned_once(env):
-    folder = ROOT / 'requirements'
-    lines = [line for path in folder.glob('*.txt') for line in path.read_text().splitlines()]
+@pytest.mark.parametrize('name', ['onedl', 'openmmlab'])
+def test_every_requirement_of_the_project_is_pinned_once(env, name):
+    family = env.FAMILIES[name]
+    files = [ROOT / path for path in (family.build, *family.requirements)]
+    lines = [line for path in files for line in path.read_text().splitlines()]
     names = [line.split('==')[0] for line in lines if line and not line.startswith('#')]
-    assert sorted(names) == sorted(env.read_pins(folder))
-    assert {'torch', 'torchvision', env.MMCV, env.HEADLESS} <= set(names)
+    assert sorted(names) == sorted(env.read_pins(family))
+    assert {'torch', 'torchvision', family.mmcv, env.HEADLESS} <= set(names)
+
+
+def test_every_requirement_file_is_of_a_family(env):
+    read = {
+        ROOT / path
+        for family in env.FAMILIES.values()
+        for path in (family.build, *family.requirements)
+    }
+    assert read == set((ROOT / 'requirements').iterdir())
+
+
+def test_families_pin_the_same_names_but_the_libraries(env, onedl, openmmlab):
+    in_one_only = env.read_pins(onedl).keys() ^ env.read_pins(openmmlab).keys()
+    assert in_one_only and {name for name in in_one_only if 'mm' not in name} == set()
 
 
 @pytest.mark.parametrize(
     ('name', 'old', 'new'),
     [
-        ('requirements/build.txt', '2.12.1', '2.13.0'),
+        ('requirements/onedl-build.txt', '2.12.1', '2.13.0'),
         ('requirements/onedl.txt', '2.3.6', '2.3.7'),
         ('setup.cfg', 'torch>=2.1', 'torch>=2.2'),
     ],
 )
-def test_fingerprint_follows_pins_and_options(env, checkout, name, old, new):
-    before = env.fingerprint(checkout, '3.11.2')
-    assert env.fingerprint(checkout, '3.11.2') == before
+def test_fingerprint_follows_pins_and_options(env, onedl, checkout, name, old, new):
+    before = env.fingerprint(onedl, checkout, '3.11.2')
+    assert env.fingerprint(onedl, checkout, '3.11.2') == before
     replace(checkout / name, old, new)
-    assert env.fingerprint(checkout, '3.11.2') != before
+    assert env.fingerprint(onedl, checkout, '3.11.2') != before
 
 
-def test_fingerprint_follows_python_place_and_version(env, checkout, tmp_path_factory):
-    before = env.fingerprint(checkout, '3.11.2')
-    assert env.fingerprint(checkout, '3.11.3') != before
-    assert env.fingerprint(tmp_path_factory.mktemp('elsewhere'), '3.11.2') != before
+def test_fingerprint_follows_python_place_and_version(env, onedl, checkout, tmp_path_factory):
+    before = env.fingerprint(onedl, checkout, '3.11.2')
+    elsewhere = shutil.copytree(checkout, tmp_path_factory.mktemp('elsewhere') / 'checkout')
+    assert env.fingerprint(onedl, checkout, '3.11.3') != before
+    assert env.fingerprint(onedl, elsewhere, '3.11.2') != before
     (checkout / 'mmlab_inline').mkdir()
     (checkout / 'mmlab_inline' / 'version.py').write_text("__version__ = '0.2.0'\n")
-    assert env.fingerprint(checkout, '3.11.2') != before
+    assert env.fingerprint(onedl, checkout, '3.11.2') != before
 
 
-def test_fingerprint_ignores_comments_and_descriptions(env, checkout):
-    before = env.fingerprint(checkout, '3.11.2')
-    replace(checkout / 'requirements' / 'build.txt', '# why', '# why not')
+def test_fingerprint_ignores_comments_and_descriptions(env, onedl, checkout):
+    before = env.fingerprint(onedl, checkout, '3.11.2')
+    replace(checkout / 'requirements' / 'onedl-build.txt', '# why', '# why not')
     replace(checkout / 'setup.cfg', 'description = a', 'description = b')
-    assert env.fingerprint(checkout, '3.11.2') == before
+    assert env.fingerprint(onedl, checkout, '3.11.2') == before
 
 
-def test_wheel_key_names_all_it_was_compiled_for(env):
-    key = env.wheel_key('cp311', PINS, 'cpu')
+def test_wheel_key_names_all_it_was_compiled_for(env, onedl):
+    key = env.wheel_key(onedl, 'cp311', PINS, 'cpu')
     others = [
-        env.wheel_key('cp312', PINS, 'cpu'),
-        env.wheel_key('cp311', {**PINS, 'torch': '2.13.0'}, 'cpu'),
-        env.wheel_key('cp311', {**PINS, 'onedl-mmcv': '2.3.7'}, 'cpu'),
-        env.wheel_key('cp311', PINS, 'cuda13.0-sm9.0'),
+        env.wheel_key(onedl, 'cp312', PINS, 'cpu'),
+        env.wheel_key(onedl, 'cp311', {**PINS, 'torch': '2.13.0'}, 'cpu'),
+        env.wheel_key(onedl, 'cp311', {**PINS, 'onedl-mmcv': '2.3.7'}, 'cpu'),
+        env.wheel_key(onedl, 'cp311', PINS, 'cuda13.0-sm9.0'),
     ]
     assert key.startswith('cp311-') and key.endswith('-torch2.12.1-onedl-mmcv2.3.6-cpu')
     assert len({key, *others}) == 5
 
 
-def test_cached_wheel_counts_only_whole_files_of_the_key(env, tmp_path):
-    key = env.wheel_key('cp311', PINS, 'cpu')
+def test_cached_wheel_counts_only_whole_files_of_the_key(env, onedl, tmp_path):
+    key = env.wheel_key(onedl, 'cp311', PINS, 'cpu')
     (tmp_path / 'building-x').mkdir()
     (tmp_path / 'building-x' / 'torn.whl').touch()
     (tmp_path / key).mkdir()
@@ -110,8 +152,8 @@ def test_cached_wheel_counts_only_whole_files_of_the_key(env, tmp_path):
     wheel = tmp_path / key / 'onedl_mmcv.whl'
     wheel.touch()
     assert env.cached_wheel(tmp_path, key) == wheel
-    assert env.cached_wheel(tmp_path, env.wheel_key('cp311', PINS, '*')) == wheel
-    assert env.cached_wheel(tmp_path, env.wheel_key('cp312', PINS, '*')) is None
+    assert env.cached_wheel(tmp_path, env.wheel_key(onedl, 'cp311', PINS, '*')) == wheel
+    assert env.cached_wheel(tmp_path, env.wheel_key(onedl, 'cp312', PINS, '*')) is None
 
 
 @pytest.mark.parametrize(
@@ -182,29 +224,36 @@ def test_folders_on_one_disk_are_added_up(env):
     assert env.disk_problems(needs, device=one['device'], free=lambda path: 9.0) == []
 
 
-def test_python3_is_preferred_when_in_range(env, python):
+def test_python3_is_preferred_when_in_range(env, onedl, python):
     found = {'python3': python((3, 10, 9)), 'python3.12': python((3, 12, 1))}
-    assert env.find_base(None, found.get).release == '3.10'
+    assert env.find_base(onedl, None, found.get).release == '3.10'
 
 
-def test_candidates_that_do_not_run_are_passed_over(env, python):
+def test_candidates_that_do_not_run_are_passed_over(env, onedl, python):
     found = {'python3': python((3, 13, 0)), 'python3.11': python((3, 11, 7))}
-    assert env.find_base(None, found.get).release == '3.11'
+    assert env.find_base(onedl, None, found.get).release == '3.11'
 
 
 @pytest.mark.parametrize('version', [(3, 9, 18), (3, 13, 0)])
-def test_no_python_in_range(env, python, version):
+def test_no_python_in_range(env, onedl, python, version):
     with pytest.raises(env.SetupError, match=r'no Python 3\.10 to 3\.12.*BASE_PYTHON=') as error:
-        env.find_base(None, {'python3': python(version)}.get)
+        env.find_base(onedl, None, {'python3': python(version)}.get)
     assert error.value.code == 2
 
 
-def test_chosen_python_out_of_range_or_dead(env, python):
+def test_chosen_python_out_of_range_or_dead(env, onedl, python):
     found = {'python3.13': python((3, 13, 0))}
     with pytest.raises(env.SetupError, match=r'is Python 3\.13\.0; needed is 3\.10 to 3\.12'):
-        env.find_base('python3.13', found.get)
+        env.find_base(onedl, 'python3.13', found.get)
     with pytest.raises(env.SetupError, match='does not run'):
-        env.find_base('python3.99', found.get)
+        env.find_base(onedl, 'python3.99', found.get)
+
+
+def test_openmmlab_takes_no_python_3_12(env, openmmlab, python):
+    found = {'python3': python((3, 12, 1)), 'python3.11': python((3, 11, 2))}
+    assert env.find_base(openmmlab, None, found.get).release == '3.11'
+    with pytest.raises(env.SetupError, match=r'is Python 3\.12\.1; needed is 3\.10 to 3\.11'):
+        env.find_base(openmmlab, 'python3', found.get)
 
 
 def test_probe(env, tmp_path):
@@ -231,14 +280,14 @@ GPU = {'cuda': '13.0', 'capabilities': ['8.0', '9.0']}
         (GPU, '12.4', {}, 'cpu', 'nvcc 12.4 does not fit'),
     ],
 )
-def test_cuda_ops_need_a_gpu_and_a_matching_compiler(env, torch, nvcc, environ, ops, note):
-    chosen, said = env.choose_ops(torch, nvcc, environ)
+def test_cuda_ops_need_a_gpu_and_a_matching_compiler(env, onedl, torch, nvcc, environ, ops, note):
+    chosen, said = env.choose_ops(onedl, torch, nvcc, environ)
     assert chosen == ops
     assert (note in said and 'make setup' in said) if note else said is None
 
 
 @pytest.mark.parametrize(
-    ('missing', 'extra', 'command'),
+    ('missing', 'name', 'command'),
     [
         (['mmdet', 'pytest'], 'onedl', ".[onedl,dev]'"),
         (['mmseg'], 'openmmlab', ".[openmmlab,dev]'"),
@@ -251,8 +300,8 @@ def test_cuda_ops_need_a_gpu_and_a_matching_compiler(env, torch, nvcc, environ, 
         (['mkdocs', 'material'], 'onedl', 'py -m pip install -r requirements/docs.txt'),
     ],
 )
-def test_remedy_for_an_existing_environment(env, missing, extra, command):
-    assert env.remedy_for(missing, 'py', extra).endswith(command)
+def test_remedy_for_an_existing_environment(env, missing, name, command):
+    assert env.remedy_for(missing, 'py', name).endswith(command)
 
 
 def run(*arguments):

@@ -4,7 +4,8 @@
 
 Draws the embedded shapes, trains Mask R-CNN on a small InLine-PVT and Semantic FPN on a small
 InLine-Swin side by side, each by tools/train.py, evaluates both by tools/test.py, and leaves
-summary.json, loss_curves.png, predictions.png and all pictures under work_dirs/demo/.
+summary.json, loss_curves.png, predictions.png, a report of each model and all pictures under
+work_dirs/demo/.
 """
 
 import json
@@ -27,6 +28,7 @@ from rich.table import Table
 
 from mmlab_inline.datasets import write_dataset
 from mmlab_inline.engine import ArgumentParser
+from mmlab_inline.engine.report import plot_losses, read_record
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 matplotlib.use('Agg')
@@ -47,7 +49,6 @@ class Task:
         config: Config file.
         quick_options: ``--cfg-options`` that make it a smoke run of seconds.
         num_steps: Training iterations; the progress bar's length.
-        loss: The loss in the training log.
         metrics: Key in summary.json to (metric of tools/test.py, its scale to 0..1).
     """
 
@@ -56,7 +57,6 @@ class Task:
     config: Path
     quick_options: tuple[str, ...]
     num_steps: int
-    loss: str
     metrics: dict[str, tuple[str, float]]
 
     @property
@@ -77,7 +77,6 @@ TASKS = (
             'default_hooks.checkpoint.interval=1',
         ),
         num_steps=900,
-        loss='loss',
         metrics={'box_ap': ('coco/bbox_mAP', 1.0), 'mask_ap': ('coco/segm_mAP', 1.0)},
     ),
     Task(
@@ -91,7 +90,6 @@ TASKS = (
             'default_hooks.checkpoint.interval=4',
         ),
         num_steps=1500,
-        loss='loss',
         metrics={'miou': ('mIoU', 0.01)},
     ),
 )
@@ -140,7 +138,8 @@ def main() -> None:
     table.add_row('mIoU', f'{summary["miou"]:.3f}')
     console.print(table)
     console.print(f'{summary["seconds"]} seconds. Look at {FOLDER}/predictions.png,')
-    console.print(f'{FOLDER}/loss_curves.png and all pictures in {FOLDER}/*/pictures/.')
+    console.print(f'{FOLDER}/loss_curves.png, the reports {FOLDER}/*/report.html')
+    console.print(f'and all pictures in {FOLDER}/*/pictures/.')
 
 
 def draw_data(num_train: int, num_val: int) -> None:
@@ -169,7 +168,7 @@ def run_task(task: Task, quick: bool, progress: Progress) -> dict[str, float]:
     train = start_tool('train.py', task, log, '--seed', '0', *options)
     while train.poll() is None:
         time.sleep(1)
-        history = read_history(task)
+        history = read_record(task.folder).train
         if history:
             progress.update(bar, completed=history[-1]['step'])
     check(train, log)
@@ -206,29 +205,11 @@ def check(process: subprocess.Popen, log: Path) -> None:
         raise SystemExit(f'{tail}\nerror: a tool failed; its whole log is {log}')
 
 
-def read_history(task: Task) -> list[dict]:
-    """Training log of the run: one dict per logged iteration."""
-    files = sorted(task.folder.glob('2*/vis_data/scalars.json'))
-    lines = files[-1].read_text().splitlines() if files else []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line is being written
-        if task.loss in record:
-            records.append(record)
-    return records
-
-
 def draw_loss_curves(path: Path) -> None:
-    """One panel per model: the loss over iterations."""
+    """One panel per model: the losses over iterations."""
     figure, axes = plt.subplots(1, len(TASKS), figsize=(11, 4), layout='constrained')
     for task, axis in zip(TASKS, axes, strict=True):
-        history = read_history(task)
-        axis.plot([r['step'] for r in history], [r[task.loss] for r in history])
-        axis.set(title=task.title, xlabel='iteration', ylabel='training loss', ylim=(0, None))
-        axis.grid(alpha=0.3)
+        plot_losses(axis, read_record(task.folder), task.title)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

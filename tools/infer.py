@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmlab_inline.engine import ArgumentParser, load_config, use_safe_loading
+from mmlab_inline.engine import ArgumentParser, keep_freed_memory, load_config, use_safe_loading
 from mmlab_inline.engine.cli import positive
 from mmlab_inline.engine.inference import (
     Predictor,
@@ -80,6 +80,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     use_safe_loading()
+    keep_freed_memory()
     failures = {}
     console = Console(stderr=True)
     with exit_on_user_error():

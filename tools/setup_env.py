@@ -1,9 +1,10 @@
-"""Makes the environment that `make` works in: `.venv` at the root of the checkout.
+"""Makes the environments that `make` works in: `.venv` and `.venv-openmmlab` in the checkout.
 
-Every version comes from `requirements/*.txt`. mmcv is a source package that takes minutes to
-compile, so its wheel is kept in a folder of its own, keyed by what it was compiled for, and the
-next checkout takes it from there. Only the standard library is used. Python 3.8 and later can start
-the script, which looks for the one to build on by itself.
+Each holds one of the two families of mm libraries (docs/install.md). Every version comes from
+`requirements/*.txt`. mmcv is a source package that takes minutes to compile, so its wheel is kept
+in a folder of its own, keyed by what it was compiled for, and the next checkout takes it from
+there. Only the standard library is used. Python 3.8 and later can start the script, which looks for
+the one to build on by itself.
 
 Exit status: 0 done, 1 a step failed, 2 something that the user has to change first.
 """
@@ -46,16 +47,10 @@ def load_environment() -> ModuleType:
 
 environment = load_environment()
 DOCS, HEADLESS, LIBRARIES = environment.DOCS, environment.HEADLESS, environment.LIBRARIES
-MMCV, remedy_for = environment.MMCV, environment.remedy_for
+remedy_for = environment.remedy_for
 available_memory, usable_cores = environment.available_memory, environment.usable_cores
 
-VENV = ROOT / '.venv'
-VENV_PYTHON = VENV / 'bin' / 'python'
-STAMP = VENV / 'setup.stamp'
-LOCK = VENV / 'setup.lock'
-LOG = VENV / 'setup.log'
-
-OLDEST, NEWEST = (3, 10), (3, 12)
+OLDEST = (3, 10)
 
 VENV_GIB = 6.0
 TEMP_GIB = 3.0
@@ -134,6 +129,76 @@ class SetupError(Exception):
         self.code = code
 
 
+class Family(NamedTuple):
+    """One of the two families of mm libraries, and the environment that holds it.
+
+    Attributes:
+        name: The extra in setup.cfg, and how the requirement files of its own begin.
+        folder: The environment's folder at the root of the checkout.
+        command: The make target that makes it.
+        newest: Last Python that the pinned set is installable on.
+    """
+
+    name: str
+    folder: str
+    command: str
+    newest: tuple[int, int]
+
+    @property
+    def mmcv(self) -> str:
+        """What mmcv's distribution is called."""
+        return environment.FAMILIES[self.name]['mmcv'][0]
+
+    @property
+    def venv(self) -> Path:
+        """The environment."""
+        return ROOT / self.folder
+
+    @property
+    def python(self) -> Path:
+        """The environment's Python."""
+        return self.venv / 'bin' / 'python'
+
+    @property
+    def stamp(self) -> Path:
+        """Holds the fingerprint of the environment since it is complete."""
+        return self.venv / 'setup.stamp'
+
+    @property
+    def lock(self) -> Path:
+        """Held by the set-up at work."""
+        return self.venv / 'setup.lock'
+
+    @property
+    def log(self) -> Path:
+        """What the last set-up's commands printed."""
+        return self.venv / 'setup.log'
+
+    @property
+    def build(self) -> str:
+        """The requirements that compiling mmcv needs to see, relative to the checkout."""
+        return f'requirements/{self.name}-build.txt'
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """All other requirements, relative to the checkout."""
+        return tuple(f'requirements/{name}.txt' for name in (self.name, 'runtime', 'dev', 'docs'))
+
+    @property
+    def span(self) -> str:
+        """The Python versions it takes, for messages."""
+        return '{}.{} to {}.{}'.format(*OLDEST, *self.newest)
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family('onedl', '.venv', 'make setup', (3, 12)),
+        Family('openmmlab', '.venv-openmmlab', 'make test-openmmlab', (3, 11)),
+    )
+}
+
+
 class Interpreter(NamedTuple):
     """A Python that runs, and what it brings along."""
 
@@ -160,21 +225,22 @@ def say(text: str) -> None:
     print(f'set-up: {text}', flush=True)
 
 
-def read_pins(requirements: Path) -> dict[str, str]:
-    """Reads every `name==version` line of the requirements files in a folder."""
+def read_pins(family: Family, root: Path = ROOT) -> dict[str, str]:
+    """Reads every `name==version` line of a family's requirements in a checkout."""
     pins = {}
-    for path in sorted(requirements.glob('*.txt')):
-        for line in path.read_text().splitlines():
+    for name in (family.build, *family.requirements):
+        for line in (root / name).read_text().splitlines():
             match = re.match(r'([A-Za-z0-9._-]+)==(\S+)', line)
             if match:
                 pins[match[1]] = match[2]
     return pins
 
 
-def fingerprint(root: Path, python: str) -> str:
+def fingerprint(family: Family, root: Path, python: str) -> str:
     """Digests everything that an installed environment depends on.
 
     Args:
+        family: The family it holds.
         root: The checkout. Its place counts too, since an environment cannot be moved.
         python: Full version of the environment's Python.
     """
@@ -184,7 +250,7 @@ def fingerprint(root: Path, python: str) -> str:
     inputs = {
         'root': str(root),
         'python': python,
-        'pins': read_pins(root / 'requirements'),
+        'pins': read_pins(family, root),
         'options': {
             name: dict(setup_cfg[name])
             for name in setup_cfg.sections()
@@ -204,16 +270,18 @@ def cache_dir(environ: dict[str, str]) -> Path:
     return Path(base) / 'mmlab-inline'
 
 
-def wheel_key(tag: str, pins: dict[str, str], ops: str) -> str:
+def wheel_key(family: Family, tag: str, pins: dict[str, str], ops: str) -> str:
     """Names the folder of a compiled mmcv by everything that it was compiled against.
 
     Args:
+        family: The family that the mmcv is of.
         tag: Python's tag, such as cp311.
         pins: Versions by distribution name.
         ops: 'cpu', or the CUDA release and the architectures; '*' makes a pattern.
     """
     machine = platform.machine()
-    return f'{tag}-{machine}-torch{pins["torch"]}-{MMCV}{pins[MMCV]}-{ops}'
+    mmcv = f'{family.mmcv}{pins[family.mmcv]}'
+    return f'{tag}-{machine}-torch{pins["torch"]}-{mmcv}-{ops}'
 
 
 def cached_wheel(wheels: Path, key: str) -> Path | None:
@@ -243,38 +311,40 @@ def probe(path: str) -> Interpreter | None:
     return Interpreter(path=path, **facts)
 
 
-def in_range(interpreter: Interpreter) -> bool:
+def in_range(family: Family, interpreter: Interpreter) -> bool:
     """Whether the pinned set is installable there."""
-    return OLDEST <= interpreter.version[:2] <= NEWEST
+    return OLDEST <= interpreter.version[:2] <= family.newest
 
 
-def find_base(wanted: str | None, look: Callable[[str], Interpreter | None] = probe) -> Interpreter:
+def find_base(
+    family: Family, wanted: str | None, look: Callable[[str], Interpreter | None] = probe
+) -> Interpreter:
     """Finds the Python to build the environment on.
 
     Args:
+        family: The family to install there.
         wanted: The user's choice, or None to take the first that fits.
         look: Starts a candidate and says what it is.
 
     Raises:
         SetupError: The choice does not run or is out of range, or nothing fits.
     """
-    span = '{}.{} to {}.{}'.format(*OLDEST, *NEWEST)
     if wanted:
         interpreter = look(wanted)
         if interpreter is None:
-            raise SetupError(f'BASE_PYTHON={wanted} does not run; name a Python {span}')
-        if not in_range(interpreter):
-            raise SetupError(f'{wanted} is Python {interpreter.full}; needed is {span}')
+            raise SetupError(f'BASE_PYTHON={wanted} does not run; name a Python {family.span}')
+        if not in_range(family, interpreter):
+            raise SetupError(f'{wanted} is Python {interpreter.full}; needed is {family.span}')
         return interpreter
-    newest_first = range(NEWEST[1], OLDEST[1] - 1, -1)
+    newest_first = range(family.newest[1], OLDEST[1] - 1, -1)
     candidates = ['python3', *(f'python3.{minor}' for minor in newest_first), '/usr/bin/python3']
     for path in candidates:
         interpreter = look(path)
-        if interpreter and in_range(interpreter):
+        if interpreter and in_range(family, interpreter):
             return interpreter
     raise SetupError(
-        f'no Python {span} found (tried {", ".join(candidates)}); apt-get install python3 '
-        'python3-venv python3-dev, or name one: make setup BASE_PYTHON=/path/to/python3.11'
+        f'no Python {family.span} found (tried {", ".join(candidates)}); apt-get install python3 '
+        f'python3-venv python3-dev, or name one: {family.command} BASE_PYTHON=/path/to/python3.11'
     )
 
 
@@ -354,11 +424,12 @@ def refuse(problems: Sequence[str]) -> None:
 
 
 def choose_ops(
-    torch: dict[str, Any], nvcc: str | None, environ: dict[str, str]
+    family: Family, torch: dict[str, Any], nvcc: str | None, environ: dict[str, str]
 ) -> tuple[str, str | None]:
     """Decides whether mmcv gets CUDA ops.
 
     Args:
+        family: The family that the mmcv is of.
         torch: What PROBE_TORCH printed.
         nvcc: Release of the CUDA compiler, such as 13.0, None if there is none.
         environ: FORCE_CUDA=1 asks for CUDA ops where no GPU is visible, TORCH_CUDA_ARCH_LIST names
@@ -372,7 +443,7 @@ def choose_ops(
         return 'cpu', None
     remedy = (
         f'mmcv gets CPU ops only; for CUDA ops install the CUDA {torch["cuda"]} toolkit (nvcc), '
-        'set CUDA_HOME to it and run: rm .venv/setup.stamp && make setup'
+        f'set CUDA_HOME to it and run: rm {family.folder}/setup.stamp && {family.command}'
     )
     if nvcc is None:
         return 'cpu', f'a GPU but no nvcc: {remedy}'
@@ -410,10 +481,11 @@ def clean_environment() -> dict[str, str]:
     return environ
 
 
-def step(title: str, command: Sequence[str], remedy: str, **environ: str) -> None:
+def step(family: Family, title: str, command: Sequence[str], remedy: str, **environ: str) -> None:
     """Runs a command with its output in the log, and prints how long it took.
 
     Args:
+        family: Whose environment it works on.
         title: What is being done, for the line of progress.
         command: Program and arguments.
         remedy: What to do when it fails, one line.
@@ -424,7 +496,7 @@ def step(title: str, command: Sequence[str], remedy: str, **environ: str) -> Non
     """
     print(f'set-up: {title} ... ', end='', flush=True)
     start = time.monotonic()
-    with LOG.open('a') as log:
+    with family.log.open('a') as log:
         log.write(f'\n$ {shlex.join(command)}\n')
         log.flush()
         begin = log.tell()
@@ -439,47 +511,54 @@ def step(title: str, command: Sequence[str], remedy: str, **environ: str) -> Non
     seconds = time.monotonic() - start
     if result.returncode:
         print(f'failed after {seconds:.0f} s', flush=True)
-        with LOG.open(errors='replace') as log:
+        with family.log.open(errors='replace') as log:
             log.seek(begin)
             last = log.read().splitlines()[-15:]
-        raise SetupError(*last, f'the full log: {LOG}', f'remedy: {remedy}', code=1)
+        raise SetupError(*last, f'the full log: {family.log}', f'remedy: {remedy}', code=1)
     print(f'{seconds:.0f} s', flush=True)
 
 
-def pip(*arguments: str) -> list[str]:
+def pip(family: Family, *arguments: str) -> list[str]:
     """Returns a pip command line for the environment."""
-    return [str(VENV_PYTHON), '-m', 'pip', *arguments]
+    return [str(family.python), '-m', 'pip', *arguments]
+
+
+def start_over(family: Family) -> str:
+    """Returns the command that makes the environment anew."""
+    return f'rm -rf {family.folder} && {family.command}'
 
 
 RETRY = 'check the connection to the package index and run the same command again: it continues'
 
 
-def make_venv(base: Interpreter) -> None:
+def make_venv(family: Family, base: Interpreter) -> None:
     """Makes an empty environment, in place of whatever is there."""
     # The lock is held and the log is in use.
-    old = [entry for entry in VENV.iterdir() if entry not in (LOCK, LOG)]
+    old = [entry for entry in family.venv.iterdir() if entry not in (family.lock, family.log)]
     if old:
-        say('removing the old .venv')
+        say(f'removing the old {family.folder}')
     for entry in old:
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
     step(
-        f'making .venv with Python {base.full} ({base.path})',
-        [base.path, '-m', 'venv', str(VENV)],
+        family,
+        f'making {family.folder} with Python {base.full} ({base.path})',
+        [base.path, '-m', 'venv', str(family.venv)],
         f'apt-get install python{base.release}-venv',
     )
 
 
-def build_wheel(folder: Path, pins: dict[str, str], ops: str, jobs: int) -> Path:
+def build_wheel(family: Family, folder: Path, pins: dict[str, str], ops: str, jobs: int) -> Path:
     """Compiles mmcv and returns the wheel, which appears in its folder only when it is whole."""
     folder.mkdir(parents=True, exist_ok=True)
     minutes = max(1, round(BUILD_CORE_MINUTES / jobs))
     longer = '' if ops == 'cpu' else ', CUDA ops take longer'
     title = (
-        f'compiling {MMCV} {pins[MMCV]} with {ops} ops, once for this Python and torch: about '
-        f'{minutes} min with {jobs} job{"s" if jobs > 1 else ""}{longer} (tail -f {LOG})'
+        f'compiling {family.mmcv} {pins[family.mmcv]} with {ops} ops, once for this Python and '
+        f'torch: about {minutes} min with {jobs} job{"s" if jobs > 1 else ""}{longer} '
+        f'(tail -f {family.log})'
     )
     environ = {'MAX_JOBS': str(jobs), 'FORCE_CUDA': '1'}
     if ops == 'cpu':
@@ -488,150 +567,165 @@ def build_wheel(folder: Path, pins: dict[str, str], ops: str, jobs: int) -> Path
     with tempfile.TemporaryDirectory(prefix='building-', dir=folder.parent) as scratch:
         # --no-build-isolation: it must see the installed torch, else it leaves the ops out.
         # --no-cache-dir: pip's cache knows the wheel by name only, not by the torch it fits.
-        command = pip('wheel', '--no-build-isolation', '--no-cache-dir', '--no-deps')
-        command += ['--no-binary', MMCV, '--wheel-dir', scratch, f'{MMCV}=={pins[MMCV]}']
+        command = pip(family, 'wheel', '--no-build-isolation', '--no-cache-dir', '--no-deps')
+        command += ['--no-binary', family.mmcv, '--wheel-dir', scratch]
+        command += [f'{family.mmcv}=={pins[family.mmcv]}']
         step(
+            family,
             title,
             command,
-            'if a compiler was killed, memory ran out: MAX_JOBS=1 make setup; else see the log',
+            f'if a compiler was killed, memory ran out: MAX_JOBS=1 {family.command}; else see the '
+            'log',
             **environ,
         )
         wheel = next(Path(scratch).glob('*.whl'))
         with zipfile.ZipFile(wheel) as archive:
             compiled = any(re.match(r'mmcv/_ext.*\.so$', name) for name in archive.namelist())
         if not compiled:
-            raise SetupError(f'{wheel.name} has no compiled ops', f'the full log: {LOG}', code=1)
+            raise SetupError(
+                f'{wheel.name} has no compiled ops', f'the full log: {family.log}', code=1
+            )
         return wheel.replace(folder / wheel.name)
 
 
-def mmcv_wheel(python: Interpreter, pins: dict[str, str]) -> Path:
+def mmcv_wheel(family: Family, python: Interpreter, pins: dict[str, str]) -> Path:
     """Returns the compiled mmcv that fits the environment, from the wheel folder if it is there."""
     answer = subprocess.run(
-        [str(VENV_PYTHON), '-c', PROBE_TORCH],
+        [str(family.python), '-c', PROBE_TORCH],
         capture_output=True,
         env=clean_environment(),
         text=True,
     )
     if answer.returncode:
         last = answer.stderr.strip().splitlines()[-3:]
-        raise SetupError(*last, 'torch does not import; rm -rf .venv && make setup', code=1)
+        raise SetupError(*last, f'torch does not import; {start_over(family)}', code=1)
     torch = json.loads(answer.stdout)
-    ops, note = choose_ops(torch, nvcc_release(torch['cuda_home']), dict(os.environ))
+    ops, note = choose_ops(family, torch, nvcc_release(torch['cuda_home']), dict(os.environ))
     if note:
         say(note)
     wheels = cache_dir(dict(os.environ)) / 'wheels'
-    key = wheel_key(python.tag, pins, ops)
+    key = wheel_key(family, python.tag, pins, ops)
     wheel = cached_wheel(wheels, key)
     if wheel:
-        say(f'{MMCV} {pins[MMCV]} is compiled already: {wheel.parent}')
+        say(f'{family.mmcv} {pins[family.mmcv]} is compiled already: {wheel.parent}')
         return wheel
     memory = available_memory()
     refuse(build_problems(python, find_compiler(dict(os.environ)), memory))
     asked = os.environ.get('MAX_JOBS', '')
     jobs = int(asked) if asked.isdigit() and int(asked) else max_jobs(usable_cores(), memory)
-    return build_wheel(wheels / key, pins, ops, jobs)
+    return build_wheel(family, wheels / key, pins, ops, jobs)
 
 
-def installed_from(wheel: Path) -> bool:
+def installed_from(family: Family, wheel: Path) -> bool:
     """Whether the environment's mmcv came from this very file."""
-    origins = VENV.glob(f'lib/*/site-packages/{MMCV.replace("-", "_")}-*.dist-info/direct_url.json')
+    mmcv = family.mmcv.replace('-', '_')
+    origins = family.venv.glob(f'lib/*/site-packages/{mmcv}-*.dist-info/direct_url.json')
     for origin in origins:
         same = json.loads(origin.read_text()).get('url') == wheel.as_uri()
         return same and origin.stat().st_mtime > wheel.stat().st_mtime
     return False
 
 
-def install(base: Interpreter, current: Interpreter | None) -> None:
+def install(family: Family, base: Interpreter, current: Interpreter | None) -> None:
     """Makes the environment complete.
 
     Args:
+        family: The family to install.
         base: The Python to build on.
         current: The environment's own Python if it stays, else None.
     """
     start = time.monotonic()
-    LOG.write_text('')
-    pins = read_pins(ROOT / 'requirements')
+    family.log.write_text('')
+    pins = read_pins(family)
     wheels = cache_dir(dict(os.environ)) / 'wheels'
     problems = []
     if current is None:
         problems += venv_problems(base)
-    if current is None or not any(VENV.glob('lib/*/site-packages/torch')):
+    if current is None or not any(family.venv.glob('lib/*/site-packages/torch')):
         temp = Path(tempfile.gettempdir())
         problems += disk_problems([(ROOT, VENV_GIB), (temp, TEMP_GIB)])
-    if cached_wheel(wheels, wheel_key(base.tag, pins, '*')) is None:
+    if cached_wheel(wheels, wheel_key(family, base.tag, pins, '*')) is None:
         problems += build_problems(base, find_compiler(dict(os.environ)), available_memory())
     refuse(problems)
 
     if current is None:
-        make_venv(base)
+        make_venv(family, base)
     step(
+        family,
         f'installing torch {pins["torch"]}, torchvision {pins["torchvision"]} and build tools '
         '(about 1 min, 3 GB the first time)',
-        pip('install', '-r', 'requirements/build.txt'),
+        pip(family, 'install', '-r', family.build),
         RETRY,
     )
-    wheel = mmcv_wheel(base, pins)
-    if not installed_from(wheel):
+    wheel = mmcv_wheel(family, base, pins)
+    if not installed_from(family, wheel):
         # Forced: for pip an mmcv of one version is the same, whatever torch it was compiled for.
         step(
+            family,
             f'installing {wheel.name}',
-            pip('install', '--no-deps', '--force-reinstall', str(wheel)),
+            pip(family, 'install', '--no-deps', '--force-reinstall', str(wheel)),
             f'remove a damaged wheel: rm -r {wheel.parent}',
         )
-    lists = ('onedl', 'runtime', 'dev', 'docs')
     step(
-        f'installing {", ".join(f"requirements/{name}.txt" for name in lists)}',
-        pip('install', '--no-build-isolation', '-c', 'requirements/build.txt')
-        + [word for name in lists for word in ('-r', f'requirements/{name}.txt')],
+        family,
+        f'installing {", ".join(family.requirements)}',
+        pip(family, 'install', '--no-build-isolation', '-c', family.build)
+        + [word for name in family.requirements for word in ('-r', name)],
         RETRY,
     )
     step(
+        family,
         'installing mmlab-inline itself, editable',
-        pip('install', '--no-build-isolation', '--no-deps', '-e', '.'),
+        pip(family, 'install', '--no-build-isolation', '--no-deps', '-e', '.'),
         'see the log; setup.cfg or mmlab_inline/version.py may be damaged',
     )
-    if subprocess.run([str(VENV_PYTHON), '-c', 'import cv2'], capture_output=True).returncode:
+    if subprocess.run([str(family.python), '-c', 'import cv2'], capture_output=True).returncode:
         # Two distributions write the cv2 folder, one for screens (mmcv asks for it) and one for
         # machines without: let the latter's files win where the former's do not load.
         step(
+            family,
             'taking OpenCV without libGL, which is not on this machine',
-            pip('install', '--no-deps', '--force-reinstall', f'{HEADLESS}=={pins[HEADLESS]}'),
+            pip(
+                family, 'install', '--no-deps', '--force-reinstall', f'{HEADLESS}=={pins[HEADLESS]}'
+            ),
             RETRY,
         )
-    step('pip check', pip('check'), 'rm -rf .venv && make setup')
+    step(family, 'pip check', pip(family, 'check'), start_over(family))
     step(
+        family,
         'importing mmcv.ops, mmdet and mmseg',
-        [str(VENV_PYTHON), '-c', 'import mmcv.ops, mmdet, mmseg'],
-        f'if mmcv.ops is to blame: rm -r {wheel.parent} && make setup',
+        [str(family.python), '-c', 'import mmcv.ops, mmdet, mmseg'],
+        f'if mmcv.ops is to blame: rm -r {wheel.parent} && {family.command}',
     )
-    stamp = STAMP.with_suffix('.new')
-    stamp.write_text(fingerprint(ROOT, venv_version(VENV / 'pyvenv.cfg') or ''))
-    stamp.replace(STAMP)
-    say(f'.venv is ready, {time.monotonic() - start:.0f} s in all')
+    stamp = family.stamp.with_suffix('.new')
+    stamp.write_text(fingerprint(family, ROOT, venv_version(family) or ''))
+    stamp.replace(family.stamp)
+    say(f'{family.folder} is ready, {time.monotonic() - start:.0f} s in all')
 
 
-def venv_version(config: Path) -> str | None:
-    """Returns the full version in an environment's pyvenv.cfg, None if it is not there."""
+def venv_version(family: Family) -> str | None:
+    """Returns the full Python version of an environment, None if it is not there."""
     try:
-        match = re.search(r'^version = (\d+\.\d+\.\d+)', config.read_text(), re.MULTILINE)
+        config = (family.venv / 'pyvenv.cfg').read_text()
+        match = re.search(r'^version = (\d+\.\d+\.\d+)', config, re.MULTILINE)
     except OSError:
         return None
     return match[1] if match else None
 
 
-def complete() -> str | None:
+def complete(family: Family) -> str | None:
     """Returns the environment's Python version if it stands as the pins want it, else None."""
-    version = venv_version(VENV / 'pyvenv.cfg')
-    if version is None or not VENV_PYTHON.exists() or not STAMP.exists():
+    version = venv_version(family)
+    if version is None or not family.python.exists() or not family.stamp.exists():
         return None
-    return version if STAMP.read_text() == fingerprint(ROOT, version) else None
+    return version if family.stamp.read_text() == fingerprint(family, ROOT, version) else None
 
 
 @contextmanager
-def locked() -> Iterator[None]:
+def locked(family: Family) -> Iterator[None]:
     """Lets one set-up at a time work on the environment."""
-    VENV.mkdir(exist_ok=True)
-    with LOCK.open('w') as lock:
+    family.venv.mkdir(exist_ok=True)
+    with family.lock.open('w') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -640,28 +734,29 @@ def locked() -> Iterator[None]:
         yield
 
 
-def set_up(wanted: str | None) -> None:
+def set_up(family: Family, wanted: str | None) -> None:
     """Makes sure the environment stands; quick when it does.
 
     Args:
+        family: The family that it holds.
         wanted: The Python to build on; None keeps the environment's own, or takes one that fits.
     """
-    base = find_base(wanted) if wanted else None
-    version = complete()
+    base = find_base(family, wanted) if wanted else None
+    version = complete(family)
     if version and (base is None or base.full == version):
-        say(f'.venv is complete (Python {version})')
+        say(f'{family.folder} is complete (Python {version})')
         return
-    with locked():
-        version = complete()
+    with locked(family):
+        version = complete(family)
         if version and (base is None or base.full == version):
             return
-        current = probe(str(VENV_PYTHON))
-        if current and not (current.has_pip and in_range(current)):
+        current = probe(str(family.python))
+        if current and not (current.has_pip and in_range(family, current)):
             current = None
         if current and base and base.full != current.full:
-            say(f'.venv has Python {current.full}; making it anew with {base.full}')
+            say(f'{family.folder} has Python {current.full}; making it anew with {base.full}')
             current = None
-        install(base or current or find_base(None), current)
+        install(family, base or current or find_base(family, None), current)
 
 
 def check_existing(python: str, target: str) -> None:
@@ -687,15 +782,18 @@ def check_existing(python: str, target: str) -> None:
         found['mmlab_inline'] = ''
     missing = [name for name in NEEDED[target] if not found[name]]
     if missing:
-        extra = 'openmmlab' if answer['upstream'] else 'onedl'
-        remedy = remedy_for(missing, shlex.quote(python), extra)
+        family = 'openmmlab' if answer['upstream'] else 'onedl'
+        remedy = remedy_for(missing, shlex.quote(python), family)
         raise SetupError(f'{python} lacks {", ".join(missing)}; {remedy}')
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Parses the command line, does what it says and exits."""
-    parser = argparse.ArgumentParser(description='Make or check the environment for make.')
-    parser.add_argument('--base-python', help='the Python to build .venv on')
+    parser = argparse.ArgumentParser(description='Make or check an environment for make.')
+    parser.add_argument('--base-python', help='the Python to build it on')
+    parser.add_argument(
+        '--family', choices=FAMILIES, default='onedl', help='which mm libraries (docs/install.md)'
+    )
     parser.add_argument('--check', metavar='PYTHON', help='check this environment, install nothing')
     parser.add_argument('--target', choices=sorted(NEEDED), default='setup', help='with --check')
     options = parser.parse_args(arguments)
@@ -703,7 +801,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if options.check:
             check_existing(options.check, options.target)
         else:
-            set_up(options.base_python)
+            set_up(FAMILIES[options.family], options.base_python)
     except SetupError as error:
         for line in str(error).splitlines():
             print(f'set-up: {line}', file=sys.stderr)

@@ -2,7 +2,8 @@
 
     python tools/test.py CONFIG CHECKPOINT [--show-dir DIR] [--out PATH] ...
 
-Prints the metrics and writes them to metrics.json in the work folder.
+Prints the metrics and writes them to metrics.json in the work folder, with report.html beside it:
+tables and figures of what was found, the best and the worst images, the cost.
 """
 
 import argparse
@@ -14,13 +15,15 @@ from mmengine.config import Config
 from mmlab_inline.engine import (
     ArgumentParser,
     check_data,
-    check_launcher,
     drop_pretrained,
-    load_config,
+    errors_of_other_processes,
+    keep_freed_memory,
+    load_run_config,
     load_weights,
     start_processes,
     use_safe_loading,
 )
+from mmlab_inline.engine.report import EVALUATED
 from mmlab_inline.engine.runner import CheckedRunner
 from mmlab_inline.utils import UserError, exit_on_user_error
 
@@ -28,9 +31,8 @@ from mmlab_inline.utils import UserError, exit_on_user_error
 def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(description='Evaluate a detector or a segmentor.')
     parser.add_config_arguments('model.test_cfg.rcnn.score_thr=0.1')
-    parser.add_launcher_arguments()
+    parser.add_run_arguments()
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='logs and metrics; default work_dirs/CONFIG-NAME')
     parser.add_argument(
         '--out',
         metavar='PATH',
@@ -43,12 +45,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     use_safe_loading()
+    keep_freed_memory()
     with exit_on_user_error():
-        cfg = load_config(args.config, args.cfg_options)
-        cfg.launcher = args.launcher
-        check_launcher(cfg)
-        if args.work_dir or not cfg.get('work_dir'):
-            cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
+        cfg = load_run_config(args)
         if not Path(args.checkpoint).is_file():
             raise UserError(f'checkpoint {args.checkpoint} does not exist')
         drop_pretrained(cfg)
@@ -58,11 +57,13 @@ def main() -> None:
         if args.show_dir:
             save_pictures(cfg, args.show_dir)
 
-        start_processes(cfg)
+        start_processes(cfg, args.timeout)
         runner = CheckedRunner.from_cfg(cfg)
         model = getattr(runner.model, 'module', runner.model)
         load_weights(model, args.checkpoint)
-        metrics = runner.test()
+        runner.message_hub.update_info(EVALUATED, args.checkpoint)
+        with errors_of_other_processes(cfg):
+            metrics = runner.test()
     if runner.rank == 0:
         path = Path(runner.work_dir, 'metrics.json')
         path.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1))

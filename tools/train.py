@@ -15,13 +15,14 @@ from mmengine.registry import RUNNERS
 from mmlab_inline.engine import (
     ArgumentParser,
     check_data,
-    check_launcher,
     check_pretrained,
     drop_pretrained,
     enable_amp,
+    errors_of_other_processes,
     find_checkpoint,
     is_whole,
-    load_config,
+    keep_freed_memory,
+    load_run_config,
     prepare_load_from,
     start_processes,
     use_safe_loading,
@@ -33,8 +34,7 @@ from mmlab_inline.utils import UserError, exit_on_user_error
 def parse_args() -> argparse.Namespace:
     parser = ArgumentParser(description='Train a detector or a segmentor.')
     parser.add_config_arguments('optim_wrapper.optimizer.lr=1e-4 train_cfg.max_epochs=24')
-    parser.add_launcher_arguments()
-    parser.add_argument('--work-dir', help='logs and checkpoints; default work_dirs/CONFIG-NAME')
+    parser.add_run_arguments()
     parser.add_argument(
         '--resume',
         nargs='?',
@@ -77,12 +77,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     use_safe_loading()
+    keep_freed_memory()
     with exit_on_user_error():
-        cfg = load_config(args.config, args.cfg_options)
-        cfg.launcher = args.launcher
-        check_launcher(cfg)
-        if args.work_dir or not cfg.get('work_dir'):
-            cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
+        cfg = load_run_config(args)
         if args.load_from:
             cfg.load_from = args.load_from
         if args.resume:
@@ -102,10 +99,10 @@ def main() -> None:
         if args.amp:
             print(enable_amp(cfg))
 
-    start_processes(cfg)
+    start_processes(cfg, args.timeout)
     # Strategies such as FSDP need mmengine's FlexibleRunner.
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
-    with exit_on_user_error():
+    with exit_on_user_error(), errors_of_other_processes(cfg):
         prepare_load_from(runner, args.new_classes)
         runner.train()
     if runner.rank == 0:

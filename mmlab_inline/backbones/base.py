@@ -62,6 +62,10 @@ class DenseBackbone(BaseModule):
         """Modules and parameters of stage ``index``, counted from 1; 0 is the stem."""
         raise NotImplementedError
 
+    def layers_in_order(self) -> list[list[nn.Module | nn.Parameter]]:
+        """The stem, then every block, each with what embeds its input; without output norms."""
+        raise NotImplementedError
+
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         """Run one stage, the patch embedding or merging before it included.
 

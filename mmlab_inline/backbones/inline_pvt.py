@@ -144,6 +144,15 @@ class InLinePVT(DenseBackbone):
         names = ('patch_embed', 'pos_embed', 'block')
         return [getattr(self, f'{name}{index}') for name in names]
 
+    def layers_in_order(self) -> list[list[nn.Module | nn.Parameter]]:
+        layers = [self.stage_modules(0)]
+        for stage in range(1, self.num_stages + 1):
+            patch_embed, pos_embed, blocks = self.stage_modules(stage)
+            first, *others = blocks
+            entry = [patch_embed, pos_embed] if stage > 1 else []
+            layers += [[*entry, first], *([block] for block in others)]
+        return layers
+
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         number = index + 1
         x, hw_shape = getattr(self, f'patch_embed{number}')(x)

@@ -159,6 +159,14 @@ class InLineSwin(DenseBackbone):
         downsample = self.layers[self.out_indices[-1]].downsample
         return [*super().unused_modules(), *([downsample] if downsample is not None else [])]
 
+    def layers_in_order(self) -> list[list[nn.Module | nn.Parameter]]:
+        layers = [self.stage_modules(0)]
+        for before, stage in zip([None, *self.layers], self.layers, strict=False):
+            first, *others = stage.blocks
+            entry = [before.downsample] if before else []
+            layers += [[*entry, first], *([block] for block in others)]
+        return layers
+
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         if index == 0:
             x, hw_shape = self.patch_embed(x)

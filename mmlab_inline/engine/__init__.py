@@ -1,14 +1,17 @@
 """What a run needs beyond mmengine: checked configs, exact resuming, mixed precision on CPU."""
 
+from .allocator import keep_freed_memory
 from .amp import enable_amp
 from .checkpoint_hook import AtomicCheckpointHook
-from .cli import ArgumentParser
+from .cli import ArgumentParser, load_run_config
 from .config import check_options, drop_pretrained, load_config
 from .fsdp import ShardedStrategy, StrategyRunner
+from .layer_decay import LayerDecayConstructor
 from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_pretrained, load_weights
-from .processes import BroadcastStatisticsHook, check_launcher, start_processes
+from .processes import BroadcastStatisticsHook, errors_of_other_processes, start_processes
+from .report import CurvesHook, ReportHook, TensorBoardScalars
 from .resume import find_checkpoint, is_whole
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
@@ -18,21 +21,27 @@ __all__ = [
     'ArgumentParser',
     'AtomicCheckpointHook',
     'BroadcastStatisticsHook',
+    'CurvesHook',
+    'LayerDecayConstructor',
     'NonFiniteLossHook',
+    'ReportHook',
     'ResumableEpochBasedTrainLoop',
     'ResumableIterBasedTrainLoop',
     'ShardedStrategy',
     'StrategyRunner',
+    'TensorBoardScalars',
     'TerminationHook',
     'check_data',
-    'check_launcher',
     'check_options',
     'check_pretrained',
     'drop_pretrained',
     'enable_amp',
+    'errors_of_other_processes',
     'find_checkpoint',
     'is_whole',
+    'keep_freed_memory',
     'load_config',
+    'load_run_config',
     'load_weights',
     'prepare_load_from',
     'start_processes',

@@ -1,5 +1,7 @@
 """mmengine writing local files that are there in full or not at all."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
@@ -19,10 +21,16 @@ class AtomicBackend(LocalBackend):
         Raises:
             UserError: They cannot be written; an older file of this name is untouched.
         """
-        try:
+        with told_how_to_go_on():
             write_atomically(filepath, obj)
-        except UserError as error:
-            raise UserError(
-                f'{error}; what was saved before is intact, put that right and continue with '
-                '--resume'
-            ) from None
+
+
+@contextmanager
+def told_how_to_go_on() -> Iterator[None]:
+    """Where a file cannot be written, add what the user can do then."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            f'{error}; what was saved before is intact, put that right and continue with --resume'
+        ) from None

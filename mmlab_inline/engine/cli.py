@@ -2,10 +2,15 @@
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
+
+from .config import load_config
+from .processes import TIMEOUT, check_launcher
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -32,12 +37,37 @@ class ArgumentParser(argparse.ArgumentParser):
             help=f'override settings, e.g. {example}',
         )
 
-    def add_launcher_arguments(self) -> None:
-        """--launcher, and the rank that some launchers pass as an argument."""
+    def add_run_arguments(self) -> None:
+        """What a run has beside its config; :func:`load_run_config` reads it.
+
+        --work-dir, --launcher, --timeout, and the rank that some launchers pass as an argument.
+        """
+        self.add_argument('--work-dir', help='logs and results; default work_dirs/CONFIG-NAME')
         self.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
+        self.add_argument(
+            '--timeout',
+            type=positive,
+            metavar='SECONDS',
+            help='end the run when another process has not answered for so long; default '
+            f'env_cfg.dist_cfg.timeout of the config, or {TIMEOUT}',
+        )
         self.add_argument(
             '--local_rank', '--local-rank', action=_RankAction, type=int, help=argparse.SUPPRESS
         )
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """The config of a run, with its work folder and launcher.
+
+    Raises:
+        UserError: As :func:`.config.load_config` and :func:`.processes.check_launcher`.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    check_launcher(cfg)
+    if args.work_dir or not cfg.get('work_dir'):
+        cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
+    return cfg
 
 
 def positive(text: str) -> int:
@@ -46,6 +76,14 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
     return value
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Type of an argument: HxW."""
+    match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
+    if not match:
+        raise argparse.ArgumentTypeError(f'{text!r} is not HxW, such as 512x512')
+    return int(match[1]), int(match[2])
 
 
 class _RankAction(argparse.Action):

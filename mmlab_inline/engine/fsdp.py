@@ -1,8 +1,7 @@
 """Weights, gradients and optimizer state shared out among processes (FSDP, also called ZeRO-3)."""
 
-import os
+from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 
 import torch
 from mmengine._strategy import FSDPStrategy
@@ -15,7 +14,8 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from ..layers import Block
 from ..registry import RUNNERS, STRATEGIES
-from ..utils import temporary
+from ..utils import written_atomically
+from .atomic_backend import told_how_to_go_on
 
 
 @STRATEGIES.register_module()
@@ -49,17 +49,18 @@ class ShardedStrategy(FSDPStrategy):
         return wrapper
 
     def save_checkpoint(self, filename: str, **settings: object) -> None:
-        """Save; a whole checkpoint goes to a temporary file first."""
+        """Save; a whole checkpoint is there in full or not at all.
+
+        Raises:
+            UserError: A whole checkpoint cannot be written; an older one is untouched.
+        """
         if not self._is_full_state_dict():
             super().save_checkpoint(filename, **settings)
             return
-        path = Path(filename)
-        part = temporary(path)
-        super().save_checkpoint(str(part), **settings)
-        if is_main_process():
-            with part.open('rb') as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
+        # All processes gather the weights, the first one writes them.
+        place = written_atomically(filename) if is_main_process() else nullcontext(filename)
+        with told_how_to_go_on(), place as part:
+            super().save_checkpoint(str(part), **settings)
         barrier()
 
     def model_state_dict(self) -> dict[str, Tensor]:

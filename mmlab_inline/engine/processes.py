@@ -1,6 +1,8 @@
 """Several processes, also without a GPU."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -13,6 +15,10 @@ from torch import distributed
 from ..registry import HOOKS
 from ..utils import UserError
 from .config import dicts
+
+# Seconds that a process waits for the others before it takes them for hung. While one computes the
+# metrics of a large set or reads from a slow disk, the others wait.
+TIMEOUT = 1800
 
 _SYNC_BN = ('SyncBN', 'MMSyncBN')
 
@@ -46,18 +52,26 @@ def check_launcher(cfg: Config) -> None:
         )
 
 
-def start_processes(cfg: Config) -> None:
+def start_processes(cfg: Config, timeout: int | None = None) -> None:
     """Join the other processes where there is no GPU, and prepare the config for them.
 
     mmengine starts a launcher's processes on GPUs only: it sets the CUDA device of each and hands
     it to DistributedDataParallel, and SyncBN refuses tensors on the CPU. Here they are connected
-    by gloo before mmengine asks for it, and SyncBN becomes BN, which a line says. With a GPU
-    or in one process nothing happens.
+    by gloo before mmengine asks for it, and SyncBN becomes BN, which a line says. With a GPU only
+    the timeout is set, and in one process nothing happens.
+
+    Args:
+        cfg: The config; changed in place.
+        timeout: Seconds to wait for another process before the run ends; None takes those of the
+            config (``env_cfg.dist_cfg.timeout``), which where it has none become :data:`TIMEOUT`.
     """
-    if cfg.launcher == 'none' or torch.cuda.is_available():
+    if cfg.launcher == 'none':
         return
-    timeout = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
-    distributed.init_process_group('gloo', timeout=timedelta(seconds=timeout))
+    dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
+    dist_cfg['timeout'] = timeout or dist_cfg.get('timeout', TIMEOUT)
+    if torch.cuda.is_available():
+        return
+    distributed.init_process_group('gloo', timeout=timedelta(seconds=dist_cfg['timeout']))
     cfg.model_wrapper_cfg = {
         'type': 'MMDistributedDataParallel',
         'broadcast_buffers': False,
@@ -79,6 +93,33 @@ def start_processes(cfg: Config) -> None:
                 f'SyncBN needs GPUs: in these {get_world_size()} CPU processes it is BN, which '
                 'sees the batch of its own process only'
             )
+
+
+@contextmanager
+def errors_of_other_processes(cfg: Config) -> Iterator[None]:
+    """Say in one line that another process does not answer or has ended, where gloo notices it.
+
+    NCCL's watchdog ends a process by itself, with a message of its own.
+
+    Args:
+        cfg: The config that :func:`start_processes` has prepared.
+
+    Raises:
+        UserError: In place of gloo's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if 'gloo' not in str(error):
+            raise
+        if 'Connection' in str(error):
+            reason = 'another process has ended, its own message says why'
+        else:
+            reason = (
+                f'another process has not answered for {cfg.env_cfg.dist_cfg.timeout} s: it hangs, '
+                'or works longer than --timeout allows'
+            )
+        raise UserError(f'{reason}; a training continues with --resume') from error
 
 
 @HOOKS.register_module()

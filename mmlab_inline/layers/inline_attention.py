@@ -85,10 +85,16 @@ class InLineAttention(nn.Module):
 
     def _attend(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         weights, biases = self._projections()
-        out = inline_attention(
-            x, hw_shape, weights, biases, self._predict_local_kernel, self.num_heads, self.kernel
+        return inline_attention(
+            x,
+            hw_shape,
+            weights,
+            biases,
+            self._predict_local_kernel,
+            (self.proj.weight, self.proj.bias),
+            self.num_heads,
+            self.kernel,
         )
-        return self.proj(out)
 
     def _predict_local_kernel(self, mean: Tensor) -> Tensor:
         """Kernels (B, C, 3, 3) from mean tokens (B, C)."""

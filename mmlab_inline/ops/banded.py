@@ -63,14 +63,7 @@ class _Banded(torch.autograd.Function):
         local_kernel: Tensor,
         hw_shape: tuple[int, int],
     ) -> Tensor:
-        out = torch.empty_like(x)
-        for sample, band, halo, inner in _bands(x, hw_shape):
-            v = torch.addmm(v_bias, x[sample, halo], v_weight.t())
-            kernel = local_kernel[sample].unsqueeze(1)
-            local = _depthwise(_image(v, hw_shape[1]), kernel, bias[sample])
-            torch.addmm(
-                _tokens(local)[inner], x[sample, band], matrix[sample], out=out[sample, band]
-            )
+        out = _attend(x, matrix, bias, v_weight, v_bias, local_kernel, hw_shape)
         ctx.save_for_backward(x, matrix, v_weight, v_bias, local_kernel)
         ctx.hw_shape = hw_shape
         return out
@@ -128,6 +121,7 @@ def apply_in_bands(
     v_bias: Tensor,
     local_kernel: Tensor,
     hw_shape: tuple[int, int],
+    projection: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """``x @ matrix + bias + depthwise3x3(x @ v_weight^T + v_bias)``, zero padding 1.
 
@@ -139,11 +133,40 @@ def apply_in_bands(
         v_bias: (C,).
         local_kernel: (B, C, 3, 3).
         hw_shape: Map size (H, W) in tokens, H * W == N.
+        projection: Weight (C, C) and bias (C,) of a linear layer to apply to the result while it
+            is in the cache; only where no gradients are recorded.
 
     Returns:
         (B, N, C).
     """
-    return _Banded.apply(x, matrix, bias, v_weight, v_bias, local_kernel, hw_shape)
+    tensors = (x, matrix, bias, v_weight, v_bias, local_kernel)
+    if projection is not None:
+        return _attend(*tensors, hw_shape, projection)
+    return _Banded.apply(*tensors, hw_shape)
+
+
+def _attend(
+    x: Tensor,
+    matrix: Tensor,
+    bias: Tensor,
+    v_weight: Tensor,
+    v_bias: Tensor,
+    local_kernel: Tensor,
+    hw_shape: tuple[int, int],
+    projection: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    out = torch.empty_like(x)
+    for sample, band, halo, inner in _bands(x, hw_shape):
+        v = torch.addmm(v_bias, x[sample, halo], v_weight.t())
+        kernel = local_kernel[sample].unsqueeze(1)
+        local = _depthwise(_image(v, hw_shape[1]), kernel, bias[sample])
+        local, out_band = _tokens(local)[inner], out[sample, band]
+        if projection is None:
+            torch.addmm(local, x[sample, band], matrix[sample], out=out_band)
+        else:
+            attended = torch.addmm(local, x[sample, band], matrix[sample])
+            torch.addmm(projection[1], attended, projection[0].t(), out=out_band)
+    return out
 
 
 def _chunks(x: Tensor) -> Iterator[tuple[int, slice]]:

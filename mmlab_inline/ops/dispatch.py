@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .eager import runs_eagerly_on_cpu
@@ -21,6 +23,7 @@ def inline_attention(
     weights: tuple[Tensor, Tensor, Tensor],
     biases: tuple[Tensor, Tensor, Tensor],
     predict_local_kernel: Callable[[Tensor], Tensor],
+    projection: tuple[Tensor, Tensor],
     num_heads: int,
     kernel: str = 'identity',
 ) -> Tensor:
@@ -33,11 +36,12 @@ def inline_attention(
         biases: Query, key and value biases, each (C,).
         predict_local_kernel: Maps the mean token (B, C) in the dtype of ``x`` to the kernels of
             the local residual, (B, C, 3, 3).
+        projection: Weight (C, C) and bias (C,) of the output projection.
         num_heads: Number of heads; divides C.
         kernel: Name in :data:`.inline_attention.KERNELS`.
 
     Returns:
-        (B, N, C): all heads' outputs plus the local residual, before the output projection.
+        (B, N, C): all heads' outputs plus the local residual, projected.
     """
     # An export has one form for every number of tokens.
     fast = not is_exporting() and fast_form_is_cheaper(x.shape[1], x.shape[2], kernel)
@@ -52,7 +56,11 @@ def inline_attention(
         form = plain if fast else inline_attention_linear
         x_mean = token_mean(x)
     local_kernel = predict_local_kernel(x_mean[:, 0].to(x.dtype))
-    return form(x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel, **known)
+    fold = form is inline_attention_banded and not torch.is_grad_enabled()
+    if fold:
+        known['projection'] = projection
+    out = form(x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel, **known)
+    return out if fold else F.linear(out, *projection)
 
 
 def fast_form_is_cheaper(num_tokens: int, channels: int, kernel: str) -> bool:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .compat import is_autocast_enabled_on_cpu, is_compiling
+
 
 def runs_eagerly_on_cpu(x: Tensor) -> bool:
     """Whether ``x`` is a float32 or float64 CPU tensor, outside autocast, compilers and exporters.
@@ -10,9 +12,9 @@ def runs_eagerly_on_cpu(x: Tensor) -> bool:
     A compiler or exporter must see plain operations, and autocast decides about each of them.
     """
     return (
-        not torch.compiler.is_compiling()
+        not is_compiling()
         and not torch.jit.is_tracing()
         and x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled('cpu')
+        and not is_autocast_enabled_on_cpu()
     )

@@ -159,11 +159,16 @@ def inline_attention_banded(
     local_kernel: Tensor,
     num_heads: int,
     kernel: str = 'identity',
+    projection: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The fast form in bands of rows (:mod:`.banded`): faster yet on a CPU, and keeps only ``x``.
 
     Arguments and result as in :func:`inline_attention_naive`; ``x`` in float32 or float64, outside
     autocast; first-order gradients only.
+
+    Args:
+        projection: Weight (C, C) and bias (C,) of the output projection, to have it applied too;
+            only where no gradients are recorded.
 
     Raises:
         ValueError: ``kernel`` is not ``'identity'``.
@@ -171,7 +176,9 @@ def inline_attention_banded(
     _check_identity(kernel)
     x, gram = centred_gram(x, x_mean)
     matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
-    return apply_in_bands(x, matrix, bias, weights[2], biases[2], local_kernel, hw_shape)
+    return apply_in_bands(
+        x, matrix, bias, weights[2], biases[2], local_kernel, hw_shape, projection
+    )
 
 
 def fold_projections(

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .compat import is_compiling
 from .exporting import is_exporting
 
 # Above this many samples (windows, mostly) one grouped convolution beats a loop over samples.
@@ -46,7 +47,7 @@ def dynamic_depthwise3x3(
     kernel = kernel.to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
     # One rounding less inside the convolution; inductor (torch 2.12) cannot lower it there.
-    inside = None if torch.compiler.is_compiling() or method == 'shift' else bias
+    inside = None if is_compiling() or method == 'shift' else bias
     if method == 'sample':
         out = torch.cat(
             [

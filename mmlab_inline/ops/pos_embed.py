@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .compat import is_compiling
 from .exporting import is_exporting
 
 
@@ -51,7 +52,7 @@ class ResizedPosEmbeds:
     ) -> Tensor:
         """As :func:`resize_pos_embed`."""
         if (
-            torch.compiler.is_compiling()  # first: a branch on a size would bake it in
+            is_compiling()  # first: a branch on a size would bake it in
             or grid_shape == hw_shape
             or torch.jit.is_tracing()
             or torch.is_grad_enabled()

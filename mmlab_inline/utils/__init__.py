@@ -1,6 +1,6 @@
 """What every part may use; it imports nothing else of this package."""
 
-from .atomic import temporary, write_atomically
+from .atomic import temporary, write_atomically, written_atomically
 from .errors import UserError, exit_on_user_error, one_line
 from .names import check_keywords, did_you_mean, one_of
 from .safe_load import (
@@ -26,4 +26,5 @@ __all__ = [
     'temporary',
     'unwrap_state_dict',
     'write_atomically',
+    'written_atomically',
 ]

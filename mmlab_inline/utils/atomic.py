@@ -1,7 +1,8 @@
 """Files that are there in full or not at all, even if the process is killed or the disk full."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import UserError
@@ -10,8 +11,19 @@ from .errors import UserError
 def write_atomically(path: str | Path, content: bytes) -> None:
     """Write a file so that its name never stands for a part of it.
 
-    The content goes to a temporary file in the same folder, which is made if it is missing, is
-    synced to the disk and then renamed over ``path``; the folder is synced too.
+    Raises:
+        UserError: As in :func:`written_atomically`.
+    """
+    with written_atomically(path) as part:
+        part.write_bytes(content)
+
+
+@contextmanager
+def written_atomically(path: str | Path) -> Iterator[Path]:
+    """Where to write a file so that its name never stands for a part of it.
+
+    That is a temporary file in the same folder, which is made if it is missing. At the end of the
+    block it is synced to the disk and renamed over ``path``; the folder is synced too.
 
     Raises:
         UserError: It cannot be written; an older file of this name is untouched, and no temporary
@@ -22,9 +34,8 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with part.open('wb') as file:
-                file.write(content)
-                file.flush()
+            yield part
+            with part.open('rb') as file:
                 os.fsync(file.fileno())
             os.replace(part, path)
         finally:

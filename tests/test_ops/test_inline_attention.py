@@ -2,6 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmlab_inline.ops import (
@@ -213,7 +214,9 @@ def test_injective_where_divisive_normalisation_is_not():
 
 @pytest.mark.parametrize('mean', [1, 100])
 @pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'half-inputs'])
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
+@pytest.mark.parametrize(
+    'dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'], indirect=True
+)
 def test_half_precision_on_64000_tokens(dtype, autocast, mean):
     hw_shape, num_heads = (200, 320), 2
     inputs = draw(hw_shape, 64, mean, batch=1)
@@ -238,17 +241,20 @@ def test_half_precision_on_64000_tokens(dtype, autocast, mean):
 
 @pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'half-inputs'])
 @pytest.mark.parametrize('form', ['linear', 'fast'])
-def test_sums_over_64000_tokens_do_not_overflow_float16(form, autocast, assert_near):
+@pytest.mark.parametrize('dtype', [torch.float16], ids=['fp16'], indirect=True)
+def test_sums_over_64000_tokens_do_not_overflow(dtype, form, autocast, assert_near):
     inputs = draw((200, 320), 64, 1, batch=1)
     inputs['x'] *= 8  # an unscaled sum of squares would be 8^2 * 64,000, the largest half is 65,504
-    given = {name: inputs[name].to(torch.float32 if autocast else torch.half) for name in NAMES}
+    given = {name: inputs[name].to(torch.float32 if autocast else dtype) for name in NAMES}
     exact = {name: tensor.double() for name, tensor in given.items()}
-    with torch.autocast('cpu', torch.float16, enabled=autocast):
+    with torch.autocast('cpu', dtype, enabled=autocast):
         out = call(FORMS[form], given, (200, 320), 2)
     assert_near(out, call(inline_attention_linear, exact, (200, 320), 2), 2e-3)
 
 
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
+@pytest.mark.parametrize(
+    'dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'], indirect=True
+)
 def test_half_precision_gradients_are_finite(dtype):
     inputs = draw((200, 320), 64, 10, batch=1)
     for form in ('linear', 'fast'):
@@ -281,15 +287,21 @@ def dispatched(inputs: dict[str, Tensor], hw_shape: tuple[int, int]) -> Tensor:
         return inputs['local_kernel']
 
     x, wq, wk, wv, bq, bk, bv, _ = (inputs[name] for name in NAMES)
-    return inline_attention(x, hw_shape, (wq, wk, wv), (bq, bk, bv), predict, 3)
+    return inline_attention(x, hw_shape, (wq, wk, wv), (bq, bk, bv), predict, (wv, bv), 3)
+
+
+def projected(form: str, inputs: dict[str, Tensor], hw_shape: tuple[int, int]) -> Tensor:
+    return F.linear(call(FORMS[form], inputs, hw_shape, 3), inputs['wv'], inputs['bv'])
 
 
 @pytest.mark.parametrize(('hw_shape', 'form'), [((9, 14), 'banded'), ((2, 3), 'linear')])
-def test_dispatch_runs_the_chosen_form(hw_shape, form):
+def test_dispatch_runs_the_chosen_form(hw_shape, form, assert_near):
     inputs = draw(hw_shape, 24, 1)
     assert fast_form_is_cheaper(hw_shape[0] * hw_shape[1], 24, 'identity') == (form == 'banded')
-    expected = call(FORMS[form], inputs, hw_shape, 3)
+    expected = projected(form, inputs, hw_shape)
     assert torch.equal(dispatched(inputs, hw_shape), expected)
+    with torch.no_grad():  # there the bands are projected one by one
+        assert_near(dispatched(inputs, hw_shape), expected, 1e-12, 'without gradients')
 
 
 def test_dispatch_leaves_autocast_and_half_precision_to_plain_operations():
@@ -298,7 +310,7 @@ def test_dispatch_leaves_autocast_and_half_precision_to_plain_operations():
     for given, autocast in ((inputs, True), (half, False)):
         with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
             out = dispatched(given, (9, 14))
-            assert torch.equal(out, call(inline_attention_fast, given, (9, 14), 3))
+            assert torch.equal(out, projected('fast', given, (9, 14)))
 
 
 @pytest.mark.parametrize('rows', [1, 2, 4])

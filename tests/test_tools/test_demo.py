@@ -21,6 +21,9 @@ def test_quick_demo(tmp_path):
     results = tmp_path / 'work_dirs/demo'
     for name in ('loss_curves.png', 'predictions.png'):
         assert Image.open(results / name).width > 800
+    for name in ('detection', 'segmentation'):
+        assert Image.open(results / name / 'curves.png').width > 800
+        assert '<h2' in (results / name / 'report.html').read_text()
     summary = json.loads((results / 'summary.json').read_text())
     assert set(summary) == {'box_ap', 'mask_ap', 'miou', 'seconds'}
     assert all(0 <= summary[name] <= 1 for name in ('box_ap', 'mask_ap', 'miou'))

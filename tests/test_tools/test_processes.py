@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import resource
 import runpy
 import signal
 import socket
@@ -20,6 +21,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from mmlab_inline.datasets import write_dataset
+from mmlab_inline.engine import find_checkpoint
 from mmlab_inline.utils import load_checkpoint
 
 pytest.importorskip('mmdet')
@@ -188,6 +190,14 @@ class LossRecorder(Hook):
             print(float(outputs['loss']), file=file)
 
 
+class DiskFiller(Hook):
+    """After the fourth iteration no file can grow beyond what logs need."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch, outputs):
+        if runner.iter == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (LOG_SIZE, LOG_SIZE))
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """12 images to train on, 5 to evaluate: neither 2 nor 3 processes get equal shares."""
@@ -212,7 +222,7 @@ def launch(folder):
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['mmdet.apis', 'mmseg.apis', 'mmlab_inline.engine'])
 
-    def run(count, tool, *arguments):
+    def run(count, tool, *arguments, status=0):
         if count > 1:
             arguments = (*arguments, '--launcher', 'pytorch')
         with socket.socket() as free:
@@ -232,7 +242,7 @@ def launch(folder):
             process.join()
         texts = [path.read_text() for path in printed]
         codes = [process.exitcode for process in processes]
-        assert codes == [0] * count, '\n'.join(text[-3000:] for text in texts)
+        assert codes == [status] * count, '\n'.join(text[-3000:] for text in texts)
         return texts
 
     return run
@@ -245,6 +255,7 @@ def run_tool(rank, count, port, printed, tool, arguments):
     os.dup2(file, 2)
     torch.set_num_threads(1)
     HOOKS.register_module(module=LossRecorder)
+    HOOKS.register_module(module=DiskFiller)
     os.environ |= dict(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -295,14 +306,22 @@ def test_two_processes_train_as_one(whole, launch, folder):
 
 
 def test_evaluation_is_the_same_in_any_number_of_processes(whole, launch, folder):
-    metrics = []
+    metrics, reports, pictures = [], [], []
     for count in (1, 2, 3):
         work_dir = folder / f'test_{count}'
         checkpoint = whole / 'iter_6.pth'
         launch(count, 'test.py', folder / 'exact.py', checkpoint, '--work-dir', work_dir)
         metrics.append(json.loads((work_dir / 'metrics.json').read_text()))
+        report = json.loads((work_dir / 'report.json').read_text())
+        assert report['cost'].get('processes') == count
+        reports.append([report['per_class'], report['curves']])
+        pictures.append(
+            set(re.findall(r'data:image/jpeg[^"]*', (work_dir / 'report.html').read_text()))
+        )
     assert metrics[0]['mIoU'] > 0
     assert metrics[1] == metrics[2] == metrics[0]
+    assert reports[1] == reports[2] == reports[0]
+    assert pictures[1] == pictures[2] == pictures[0] != set()
 
 
 @pytest.mark.long
@@ -348,6 +367,11 @@ runner_type = 'mmlab_inline.StrategyRunner'
 strategy = dict(type='mmlab_inline.ShardedStrategy')
 default_hooks['checkpoint'] = dict(interval=3, max_keep_ckpts=2)
 """
+FULL = """
+custom_hooks = [dict(type='DiskFiller')]
+default_hooks['checkpoint'] = dict(interval=3)
+"""
+LOG_SIZE = 100_000
 
 
 @pytest.mark.long
@@ -372,6 +396,24 @@ def test_fsdp_trains_and_resumes_as_one_process(whole, launch, write_config, fol
     path = shared / 'iter_6.pth'
     launch(2, 'train.py', config, '--work-dir', loaded, '--load-from', path, *still)
     torch.testing.assert_close(weights(loaded / 'iter_6.pth'), expected, rtol=0, atol=0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('kind', ['ddp', 'fsdp'])
+def test_full_disk_ends_the_run(kind, launch, write_config, folder):
+    strategy = FSDP if kind == 'fsdp' else ''
+    config = write_config(f'full_{kind}', SEGMENTOR + EXACT + strategy + FULL)
+    work_dir = folder / f'full_{kind}'
+    first, second = launch(2, 'train.py', config, '--work-dir', work_dir, status=2)
+    assert first.splitlines()[-1] == (
+        f'error: {work_dir}/iter_6.pth cannot be written: File too large; what was saved before is '
+        'intact, put that right and continue with --resume'
+    )
+    assert second.splitlines()[-1].startswith('error: another process has ended')
+    assert 'Traceback' not in first + second
+    assert find_checkpoint(work_dir) == work_dir / 'iter_3.pth'
+    assert (work_dir / 'iter_3.pth').stat().st_size > LOG_SIZE
+    assert not list(work_dir.glob('.*.part')) and not (work_dir / 'iter_6.pth').exists()
 
 
 @pytest.mark.long
@@ -423,12 +465,24 @@ def test_slurm_job_is_stopped_and_continued(write_config, folder, tmp_path):
     assert printed().count('Iter(train)') == 1
 
 
-def test_killed_worker_ends_the_run(write_config, folder, tmp_path):
-    config = write_config('killed', SEGMENTOR)
+@pytest.mark.parametrize(
+    'signum, message',
+    [
+        pytest.param(signal.SIGKILL, 'SIGKILL', id='killed'),
+        pytest.param(
+            signal.SIGSTOP,
+            'error: another process has not answered for 5 s',
+            marks=pytest.mark.long,
+            id='hung',
+        ),
+    ],
+)
+def test_killed_or_hung_worker_ends_the_run(signum, message, write_config, folder, tmp_path):
+    config, timeout = write_config('killed', SEGMENTOR), ('--timeout', '5')
     printed = tmp_path / 'printed.txt'
     with printed.open('w') as file:
         run = subprocess.Popen(
-            [ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path / 'run'],
+            [ROOT / 'tools/dist_train.sh', config, '2', '--work-dir', tmp_path / 'run', *timeout],
             env={**os.environ, 'PYTHON': sys.executable, 'CUDA_VISIBLE_DEVICES': ''},
             cwd=folder,
             stdout=file,
@@ -438,9 +492,9 @@ def test_killed_worker_ends_the_run(write_config, folder, tmp_path):
         time.sleep(0.1)
     workers = list(map(int, Path(f'/proc/{run.pid}/task/{run.pid}/children').read_text().split()))
     assert len(workers) == 2, printed.read_text()[-3000:]
-    os.kill(workers[1], signal.SIGKILL)
+    os.kill(workers[1], signum)
     assert run.wait(timeout=60) == 1  # torchrun would wait 30 s for a worker that hangs
     assert not any(Path(f'/proc/{worker}').exists() for worker in workers)
     text = printed.read_text()
-    assert 'SIGKILL' in text
+    assert message in text
     assert text.count('SyncBN needs GPUs: in these 2 CPU processes it is BN') == 1

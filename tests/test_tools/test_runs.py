@@ -1,6 +1,7 @@
 """The commands a user types, on drawn shapes: train, resume, test, also by mmdet's and mmseg's own
 scripts."""
 
+import importlib.util
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from mmlab_inline.datasets import write_dataset
+from mmlab_inline.engine.report import read_record
 
 mmdet = pytest.importorskip('mmdet')
 mmseg = pytest.importorskip('mmseg')
@@ -23,6 +25,7 @@ DEMO = {
     'mmseg': ROOT / 'configs/demo/sem-fpn_inline-swin-demo_shapes.py',
 }
 CLASSES = ('circle', 'ring', 'cross')
+HAS_TENSORBOARD = importlib.util.find_spec('tensorboard') is not None
 # A run of three iterations on 24 drawings, or of three on demand.
 SHORT = {
     'mmdet': [
@@ -126,6 +129,13 @@ def test_test_writes_metrics_predictions_and_pictures(trained, folder):
     assert len(pictures) == 4
     # Truth and prediction side by side.
     assert Image.open(pictures[0]).size == (320, 160)
+    report = json.loads((folder / 'work_dirs' / task / 'report.json').read_text())
+    assert report['metrics'] == pytest.approx(
+        {name: value for name, value in metrics.items() if value != -1}
+    )
+    assert f'work_dirs/{task}/{LAST[task]}' in report['about'][1]
+    assert report['cost']['params'] > 1e6
+    assert report['cost']['images_per_second'] > 0
 
 
 def test_resume_continues(trained, folder):
@@ -148,6 +158,28 @@ def test_resume_continues(trained, folder):
     printed = ' '.join(printed.split())
     assert first in printed
     assert again not in printed
+    work_dir = folder / 'work_dirs' / task
+    last = {'mmdet': 6, 'mmseg': 5}[task]
+    assert read_record(work_dir).series('loss')[0] == list(range(1, last + 1))
+    assert Image.open(work_dir / 'curves.png').width > 800
+    about = json.loads((work_dir / 'report.json').read_text())['about']
+    assert f'after {last} iterations' in about[1]
+    # Every start wrote its scalars into the one folder.
+    assert len(list((work_dir / 'tensorboard').iterdir())) == (2 if HAS_TENSORBOARD else 0)
+
+
+def test_runs_side_by_side(trained, folder):
+    task, _ = trained
+    page = f'{task}_compare.html'
+    compare = ROOT / 'tools/analysis/compare.py'
+    printed = run(compare, f'work_dirs/{task}', '--out', page, cwd=folder)
+    assert f'{page} has the rest' in printed
+    assert {'mmdet': 'loss', 'mmseg': 'mIoU'}[task] in (folder / page).read_text()
+    printed = run(compare, f'work_dirs/{task}', 'work_dirs/other', cwd=folder, code=2)
+    assert printed == 'error: work_dirs/other is no folder; name the work folders of runs\n'
+    printed = run(compare, 'work_dirs/demo', cwd=folder, code=2)
+    assert 'work_dirs/demo holds no run' in printed
+    assert len(printed.splitlines()) == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='bfloat16 on the CPU is for no GPU')

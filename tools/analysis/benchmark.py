@@ -11,7 +11,6 @@ that warm up. With the defaults that is two such times for attention and config,
 
 import argparse
 import json
-import re
 import shlex
 import sys
 import warnings
@@ -22,7 +21,7 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmlab_inline.engine import ArgumentParser, load_config
+from mmlab_inline.engine import ArgumentParser, keep_freed_memory, load_config
 from mmlab_inline.engine.benchmark import (
     AMP_DTYPES,
     BACKBONES,
@@ -42,7 +41,7 @@ from mmlab_inline.engine.benchmark import (
     measure,
     tables,
 )
-from mmlab_inline.engine.cli import positive
+from mmlab_inline.engine.cli import image_size, positive
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 
@@ -92,7 +91,7 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--sizes',
         nargs='+',
-        type=size,
+        type=image_size,
         metavar='HxW',
         help='default: 200x320 tokens; 512x512 and 800x1280 pixels; what the config has',
     )
@@ -118,6 +117,11 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         help=f'per size and pass; at least {MIN_ROUNDS} rounds are taken (default: %(default)s)',
     )
     parser.add_argument('--threads', type=positive, help="CPU threads (default: torch's)")
+    parser.add_argument(
+        '--keep-freed-memory',
+        action='store_true',
+        help='on a CPU: reuse freed memory of every size, as the other tools do',
+    )
     parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: a GPU if there is one')
     parser.add_argument('--amp', choices=AMP_DTYPES, help='autocast to this dtype')
     parser.add_argument(
@@ -129,18 +133,12 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def size(text: str) -> tuple[int, int]:
-    """Type of an argument: HxW."""
-    match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
-    if not match:
-        raise argparse.ArgumentTypeError(f'{text!r} is not HxW, such as 512x512')
-    return int(match[1]), int(match[2])
-
-
 def main() -> None:
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.keep_freed_memory:
+        keep_freed_memory()
     with exit_on_user_error():
         run(args)
 

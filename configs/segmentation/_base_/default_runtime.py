@@ -1,5 +1,5 @@
 # Hooks, loops, visualizer and environment of every segmentation run, which can be killed at any
-# moment and continued exactly. _scope_ says whose types these are
+# moment and continued exactly, and leaves curves and a report. _scope_ says whose types these are
 # also where the file is inherited as mmlab_inline::.
 default_scope = 'mmseg'
 default_hooks = dict(
@@ -15,6 +15,8 @@ default_hooks = dict(
     ),
     termination=dict(type='mmlab_inline.TerminationHook'),
     non_finite_loss=dict(type='mmlab_inline.NonFiniteLossHook', on_non_finite='stop'),
+    curves=dict(type='mmlab_inline.CurvesHook'),
+    report=dict(type='mmlab_inline.ReportHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(_scope_='mmseg', type='SegVisualizationHook'),
 )
@@ -26,7 +28,7 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
-vis_backends = [dict(type='LocalVisBackend')]
+vis_backends = [dict(type='LocalVisBackend'), dict(type='mmlab_inline.TensorBoardScalars')]
 visualizer = dict(
     _scope_='mmseg', type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer'
 )

@@ -1,7 +1,7 @@
 """Finding what is wrong with a data set before a run trips over it, or silently learns nothing."""
 
 from .annotations import check_annotations, read_annotations
-from .classes import check_classes
+from .classes import check_classes, class_counts
 from .finding import Finding
 from .images import ImageLoading, check_image
 from .label_maps import LabelLoading, check_label_map, check_label_values
@@ -20,6 +20,7 @@ __all__ = [
     'check_label_values',
     'check_paths',
     'check_split',
+    'class_counts',
     'innermost_datasets',
     'read_annotations',
 ]

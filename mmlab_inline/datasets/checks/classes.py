@@ -37,7 +37,7 @@ def check_classes(cfg: Config, dataset: Mapping) -> list[Finding]:
             )
         ]
     if classes:
-        for place, count in _class_counts(cfg.get('model') or {}, 'model'):
+        for place, count in class_counts(cfg.get('model') or {}, 'model'):
             if count != len(classes):
                 findings.append(
                     fatal(
@@ -64,7 +64,8 @@ def check_classes(cfg: Config, dataset: Mapping) -> list[Finding]:
     return findings
 
 
-def _class_counts(node: object, place: str) -> Iterator[tuple[str, int]]:
+def class_counts(node: object, place: str) -> Iterator[tuple[str, int]]:
+    """Where heads below a setting are told how many classes there are, dotted, and how many."""
     if isinstance(node, Mapping):
         if isinstance(node.get('num_classes'), int):
             yield place, node['num_classes']
@@ -75,4 +76,4 @@ def _class_counts(node: object, place: str) -> Iterator[tuple[str, int]]:
         return
     for name, child in children:
         if name not in _OTHER_COUNTS:
-            yield from _class_counts(child, f'{place}.{name}')
+            yield from class_counts(child, f'{place}.{name}')

@@ -2,6 +2,7 @@
 
 from .device import AMP_DTYPES, Device, machine
 from .forms import DEFAULT_FORMS, FORMS, form_forwards, released, replaced
+from .profile import profile_call
 from .report import LEGEND, as_json, describe, draw, tables
 from .subjects import BACKBONES, AttentionSubject, BackboneSubject, ConfigSubject, Subject
 from .timing import MIN_ROUNDS, Row, measure
@@ -28,6 +29,7 @@ __all__ = [
     'form_forwards',
     'machine',
     'measure',
+    'profile_call',
     'released',
     'replaced',
     'tables',

@@ -42,7 +42,7 @@ def class_colours(count: int, palette: Sequence | str | None = None) -> np.ndarr
 
 
 class Painter:
-    """Draws predictions.
+    """Draws predictions, or annotations.
 
     Args:
         classes: Their names.
@@ -71,7 +71,9 @@ class Painter:
 
     def _draw_instances(self, picture: np.ndarray, found: Instances, scale: int) -> np.ndarray:
         width = 2 + max(picture.shape[:2]) // 700
-        order = np.argsort(found.scores, kind='stable')  # the surest lie on top
+        # The surest lie on top; annotated objects have no score, there it is the smallest.
+        areas = np.prod(found.boxes[:, 2:] - found.boxes[:, :2], axis=1)
+        order = np.argsort(-areas if found.scores is None else found.scores, kind='stable')
         for index in order if found.masks is not None else ():
             colour = self.palette[found.labels[index]]
             mask = found.masks[index]
@@ -90,7 +92,9 @@ class Painter:
         texts = _Texts(picture)
         for index in order[::-1]:
             label = found.labels[index]
-            text = f'{self.classes[label]} {found.scores[index]:.2f}'
+            text = self.classes[label]
+            if found.scores is not None:
+                text += f' {found.scores[index]:.2f}'
             left, top, _, bottom = found.boxes[index] * scale
             # Above the box, or where there is room: inside, below.
             places = [(left, top - texts.height), (left, top), (left, bottom)]

@@ -53,13 +53,13 @@ class Instances:
 
     Attributes:
         boxes: ``(N, 4)`` float32: left, top, right, bottom in pixels.
-        scores: ``(N,)`` float32.
+        scores: ``(N,)`` float32, or None where the objects are annotated ones.
         labels: ``(N,)`` int64, positions in the classes.
         masks: One per object, or None from a model that has no masks.
     """
 
     boxes: np.ndarray
-    scores: np.ndarray
+    scores: np.ndarray | None
     labels: np.ndarray
     masks: list[MaskCrop] | None
 

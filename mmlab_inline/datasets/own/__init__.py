@@ -1,0 +1,22 @@
+"""Data of the user's own, as annotation tools export them, in one form for all formats."""
+
+from .coco import write_coco
+from .data import OwnData, Picture, has_masks, listed, mask_of
+from .formats import FORMATS, read_folder
+from .label_maps import draw_label_map, write_label_maps
+from .split import SPLITS, arrange_splits
+
+__all__ = [
+    'FORMATS',
+    'SPLITS',
+    'OwnData',
+    'Picture',
+    'arrange_splits',
+    'draw_label_map',
+    'has_masks',
+    'listed',
+    'mask_of',
+    'read_folder',
+    'write_coco',
+    'write_label_maps',
+]

@@ -1,0 +1,121 @@
+"""Which format a folder is in."""
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from ...utils import UserError
+from .coco import find_coco, read_coco
+from .data import OwnData, listed
+from .folder import Folder
+from .label_maps import find_label_maps, read_label_maps, to_label_maps
+from .label_names import IGNORED, Names, read_names
+from .voc import find_voc, read_voc
+from .yolo import find_yolo, read_yolo
+
+_OBJECTS = {
+    'coco': (find_coco, read_coco),
+    'yolo': (find_yolo, read_yolo),
+    'voc': (find_voc, read_voc),
+}
+FORMATS = (*_OBJECTS, 'label-maps')
+
+
+def read_folder(
+    root: str | Path,
+    task: str,
+    form: str | None = None,
+    classes: list[str] | None = None,
+    zero: str | None = None,
+    keep_empty: bool = False,
+) -> OwnData:
+    """Read a folder, whatever format it is in.
+
+    Args:
+        root: The folder.
+        task: ``'det'``, or ``'seg'``: label maps, or objects with masks if there are none.
+        form: One of :data:`FORMATS`; None: the one that is there.
+        classes: Names in place of those in the folder, in the order of their labels; for label
+            maps also one file of names.
+        zero: For label maps, as in :func:`resolve_coding`.
+        keep_empty: Keep classes without any object or pixel.
+
+    Raises:
+        UserError: Nothing or too much is there, or it cannot be read.
+    """
+    folder = Folder(root)
+    maps = find_label_maps(folder) if task == 'seg' and form in (None, 'label-maps') else []
+    if maps:
+        data = read_label_maps(folder, maps, _given_names(classes), zero)
+    else:
+        data = _read_objects(folder, task, form)
+        if classes:
+            if len(classes) != len(data.classes):
+                raise UserError(
+                    f'--classes has {len(classes)} names, the data {len(data.classes)} classes: '
+                    f'{", ".join(data.classes)}'
+                )
+            data.classes = list(classes)
+    pictures = list(data.pictures())
+    if not any(picture.amounts() for picture in pictures):
+        raise UserError(
+            f'none of the {len(pictures)} pictures of {data.root} has any object; annotate some'
+        )
+    if not keep_empty:
+        data = _without_empty(data)
+    if task == 'seg' and not maps:
+        data = to_label_maps(data)
+    if task == 'seg' and len(data.classes) > IGNORED:
+        raise UserError(f'{len(data.classes)} classes do not fit into label maps of 8 bits')
+    return data
+
+
+def _read_objects(folder: Folder, task: str, form: str | None) -> OwnData:
+    found = {
+        name: files
+        for name, (find, _) in _OBJECTS.items()
+        if form in (None, name) and (files := find(folder))
+    }
+    if len(found) > 1:
+        places = ', '.join(f'{name} ({folder.relative(f[0])})' for name, f in found.items())
+        raise UserError(f'{folder.root} holds several formats: {places}; choose one by --format')
+    if not found:
+        maps = find_label_maps(folder)
+        if task == 'det' and maps:
+            raise UserError(
+                f'{folder.root} holds label maps, which do not tell objects apart; use --task seg'
+            )
+        looked = form or 'annotations as COCO (.json), YOLO (.txt), Pascal VOC (.xml)'
+        raise UserError(
+            f'{folder.root} holds {len(folder.pictures)} pictures but no {looked}'
+            + (' or label maps (images/a.jpg with masks/a.png)' if task == 'seg' else '')
+            + '; export the annotations as COCO into it'
+        )
+    ((name, files),) = found.items()
+    return _OBJECTS[name][1](folder, files)
+
+
+def _given_names(classes: list[str] | None) -> Names | None:
+    if classes and len(classes) == 1 and Path(classes[0]).is_file():
+        return read_names(Path(classes[0]))
+    return classes
+
+
+def _without_empty(data: OwnData) -> OwnData:
+    """Without classes that no picture shows: nothing can be learned of them."""
+    used = {label for picture in data.pictures() for label in picture.amounts()}
+    used |= {item['label'] for picture in data.pictures() for item in picture.objects}
+    if len(used) == len(data.classes):
+        return data
+    empty = [name for label, name in enumerate(data.classes) if label not in used]
+    kept = [label for label in range(len(data.classes)) if label in used]
+    position = {label: new for new, label in enumerate(kept)}
+    position[IGNORED] = IGNORED
+    for picture in data.pictures():
+        for item in picture.objects:
+            item['label'] = position[item['label']]
+        picture.pixels = Counter({position[old]: n for old, n in picture.pixels.items()})
+    note = f'classes that nothing shows, left out: {listed(empty)}; --keep-empty keeps them'
+    coding = {value: position[label] for value, label in data.coding.items() if label in position}
+    classes = [data.classes[label] for label in kept]
+    return replace(data, classes=classes, coding=coding, notes=[*data.notes, note])

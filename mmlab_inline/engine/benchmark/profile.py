@@ -1,0 +1,77 @@
+"""Where the time of one call goes: shares of operations, and of the backbone and its attention."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from .forms import MIXERS, replaced
+from .subjects import Subject
+
+# The first kind with a word in an operator's name counts it.
+KINDS = {
+    'RoIAlign': ('RoIAlign',),
+    'convolutions': ('conv',),
+    'matrix products': ('addmm', 'mm', 'StreamedMlp', 'Banded', 'CentredGram'),
+    'normalisation': ('norm',),
+    'softmax and its logarithm': ('softmax',),
+    'interpolation': ('upsample', 'interpolate', 'grid_sampl'),
+    'copies': ('copy_', 'cat', 'clone', 'contiguous'),
+}
+OTHER = 'everything else'
+PARTS = {'backbone': "the backbone's forward pass", 'attention': 'its attention'}
+
+
+def profile_call(
+    subject: Subject, phase: str, size: tuple[int, int]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Profile one call of a subject, after two that warm up.
+
+    Args:
+        subject: With a model that has a ``backbone``.
+        phase: Key of ``subject.passes``.
+        size: (H, W) of the images.
+
+    Returns:
+        Share of the time by kind of operation, largest first, and by part of the network (parts
+        are inside the whole and inside each other, and do not add up to 1).
+    """
+    model = subject.model(softmax=False)
+    run = subject.prepare(model, phase, size)
+    mixers = [module for module in model.modules() if isinstance(module, MIXERS)]
+    labelled = {model.backbone: 'backbone', **dict.fromkeys(mixers, 'attention')}
+    forwards = {
+        module: partial(_labelled, PARTS[part], module.forward) for module, part in labelled.items()
+    }
+    activities = [ProfilerActivity.CPU]
+    if subject.device.type == 'cuda':
+        activities.append(ProfilerActivity.CUDA)
+    with replaced(forwards):
+        run()
+        run()
+        with profile(activities=activities, acc_events=True) as record:
+            run()
+    return _shares(record.key_averages(), subject.device.type)
+
+
+def _labelled(name: str, forward: Callable[..., Tensor], *args: object) -> Tensor:
+    with record_function(name):
+        return forward(*args)
+
+
+def _shares(events: Iterable, device: str) -> tuple[dict[str, float], dict[str, float]]:
+    clock = 'cpu_time_total' if device == 'cpu' else 'device_time_total'
+    kinds: dict[str, float] = {}
+    parts = dict.fromkeys(PARTS.values(), 0.0)
+    for event in events:
+        if event.key in parts:
+            parts[event.key] = getattr(event, clock)
+        kind = next((k for k, words in KINDS.items() if any(w in event.key for w in words)), OTHER)
+        kinds[kind] = kinds.get(kind, 0) + getattr(event, f'self_{clock}')
+    total = sum(kinds.values())
+    ordered = sorted(kinds, key=kinds.get, reverse=True)
+    return (
+        {kind: kinds[kind] / total for kind in ordered},
+        {part: time / total for part, time in parts.items()},
+    )

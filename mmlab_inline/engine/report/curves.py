@@ -1,0 +1,71 @@
+"""Curves of one run or several: losses, learning rate and metrics over the iterations."""
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .record import Record
+
+# Out of what COCO's and the segmentation metrics print, what a table of results has.
+_HEADLINES = ('bbox_mAP', 'segm_mAP', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore')
+
+
+def headlines(metrics: list[str]) -> list[str]:
+    """The main ones among names of metrics, or the first few where none is known."""
+    known = [name for name in metrics if name.rpartition('/')[2] in _HEADLINES]
+    return known or metrics[:6]
+
+
+def draw_curves(record: Record) -> Figure:
+    """Losses, learning rate and metrics of one run, side by side."""
+    metrics = headlines(record.metrics())
+    figure = Figure(figsize=(15 if metrics else 10, 4), layout='constrained')
+    losses, rate, *rest = figure.subplots(1, 3 if metrics else 2)
+    plot_losses(losses, record)
+    rate.plot(*record.series('lr'))
+    rate.set(title='learning rate', xlabel='iteration', ylim=(0, None))
+    rate.grid(alpha=0.3)
+    for axis in rest:
+        for name in metrics:
+            axis.plot(*record.series(name), 'o-', ms=4, label=name)
+        _finish_metrics(axis, 'metrics')
+    return figure
+
+
+def plot_losses(axis: Axes, record: Record, title: str = 'training losses') -> None:
+    """The total loss, and its terms where there is more than one."""
+    names = record.losses()
+    for name in names if len(names) > 2 else names[:1]:  # one term is the total
+        is_total = name == 'loss'
+        axis.plot(*record.series(name), label=name, lw=1.8 if is_total else 1, zorder=2 + is_total)
+    axis.set(title=title, xlabel='iteration', ylim=(0, None))
+    axis.grid(alpha=0.3)
+    if len(names) > 2:
+        axis.legend(fontsize='small')
+
+
+def draw_several(records: Mapping[str, Record]) -> Figure:
+    """Total loss, learning rate and each main metric of several runs, laid over each other."""
+    metrics = list(dict.fromkeys(m for r in records.values() for m in headlines(r.metrics())))
+    names = ['loss', 'lr', *metrics]
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(5 * columns, 3.6 * rows), layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis, name in zip(axes, names, strict=False):
+        for run, record in records.items():
+            style = 'o-' if name in metrics else '-'
+            axis.plot(*record.series(name), style, ms=4, label=run)
+        axis.set(title={'loss': 'training loss', 'lr': 'learning rate'}.get(name, name))
+        _finish_metrics(axis, axis.get_title())
+    for axis in axes[len(names) :]:
+        axis.set_axis_off()
+    return figure
+
+
+def _finish_metrics(axis: Axes, title: str) -> None:
+    axis.set(title=title, xlabel='iteration')
+    axis.set_ylim(min(0, axis.get_ylim()[0]), None)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize='small')

@@ -1,0 +1,87 @@
+"""Figures of a page, in colours that follow it from light to dark."""
+
+import io
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .evaluation import RECALLS, Evaluation
+
+# Black in a figure is the colour of the page's text.
+_INK = '#000000'
+# More classes than these get no name, no number or no line of their own in a figure.
+_MAX_NAMED = 40
+_MAX_NUMBERED = 12
+_MAX_LINES = 10
+
+
+def to_svg(figure: Figure) -> str:
+    """An SVG element for a page, on no ground, with its text as text."""
+    file = io.StringIO()
+    with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': None}):
+        figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
+    svg = file.getvalue()
+    return svg[svg.index('<svg') :].replace(_INK, 'currentColor')
+
+
+def draw_confusion(evaluation: Evaluation) -> Figure:
+    """The confusion matrix as shares of its rows."""
+    counts, names = evaluation.confusion, evaluation.confusion_names
+    totals = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    is_named = len(names) <= _MAX_NAMED
+    side = min(10, max(4.5, 1.5 + 0.45 * len(names))) if is_named else 8
+    figure = Figure(figsize=(side + 1, side), layout='constrained')
+    axis = figure.subplots()
+    image = axis.imshow(shares, cmap='Blues', vmin=0, vmax=1, interpolation='nearest')
+    axis.set(xlabel='predicted', ylabel='truth')
+    if is_named:
+        axis.set_xticks(range(len(names)), names, rotation=45, ha='right', rotation_mode='anchor')
+        axis.set_yticks(range(len(names)), names)
+    else:
+        axis.set(xlabel='predicted, number of the class', ylabel='truth, number of the class')
+    if len(names) <= _MAX_NUMBERED:
+        for (row, column), share in np.ndenumerate(shares):
+            if counts[row, column]:
+                # Not quite black: on its cell it keeps its colour where the page is dark.
+                ink = '#ffffff' if share > 0.5 else '#0b0b0b'
+                axis.text(column, row, f'{share:.2f}', color=ink, ha='center', va='center')
+    figure.colorbar(image, ax=axis, shrink=0.8, label='share of the row')
+    return figure
+
+
+def draw_precision_recall(evaluation: Evaluation) -> Figure:
+    """Precision over recall: of every class, and the mean of them."""
+    figure = Figure(figsize=(6.2 * len(evaluation.curves), 4.6), layout='constrained')
+    axes = figure.subplots(1, len(evaluation.curves), squeeze=False)[0]
+    for axis, (title, curves) in zip(axes, evaluation.curves.items(), strict=True):
+        areas = curves.mean(1)
+        order = [index for index in np.argsort(-areas) if not np.isnan(areas[index])]
+        if len(order) > _MAX_LINES:  # the best and the worst have names
+            half = _MAX_LINES // 2
+            named = [*order[:half], *order[-half:]]
+            for index in set(order) - set(named):
+                axis.plot(RECALLS, curves[index], color='#8888887f', lw=0.5, zorder=1)
+            order = named
+        for index in order:
+            label = f'{evaluation.classes[index]} {areas[index]:.3f}'
+            axis.plot(RECALLS, curves[index], lw=1.2, label=label)
+        mean = mean_curve(curves)
+        axis.plot(RECALLS, mean, color=_INK, lw=2.2, label=f'mean {np.mean(mean):.3f}')
+        finish_precision_recall(axis, title)
+    return figure
+
+
+def mean_curve(curves: np.ndarray) -> np.ndarray:
+    """Mean precision ``(101,)`` over the classes that occur; zero where none does."""
+    occurring = curves[~np.isnan(curves).any(1)]
+    return occurring.mean(0) if len(occurring) else np.zeros(curves.shape[1])
+
+
+def finish_precision_recall(axis: Axes, title: str) -> None:
+    """What all precision-recall figures have."""
+    axis.set(title=title, xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize='small', title='area below', loc='lower left', framealpha=0)

@@ -1,0 +1,192 @@
+"""What the label maps of an evaluation say: confusions, precision and recall, images to look at."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.evaluator import Evaluator
+from torch import Tensor
+
+from ..inference import Painter, class_colours
+from .drawing import draw_pair, read_image, shrunk_size
+from .evaluation import RECALLS, Evaluation, Picture, divide
+from .extremes import Extremes
+
+# Pixels of an image, on a regular grid, that precision-recall curves look at: the probabilities of
+# 150 classes at every pixel would take longer than the model.
+_MAX_SAMPLES = 4096
+# Probabilities are counted by their logit in bins of 1/40, from -12 to 12.
+_LARGEST_LOGIT = 12
+_BINS_PER_LOGIT = 40
+_NUM_BINS = 2 * _LARGEST_LOGIT * _BINS_PER_LOGIT + 1
+
+
+class SegmentationCollector:
+    """Adds up label maps as they come; keeps no image but the few best and worst.
+
+    Args:
+        evaluator: With mmseg's IoUMetric.
+        num_images: Of the data set.
+        num_pictures: How many of the best and of the worst images to draw.
+    """
+
+    def __init__(self, evaluator: Evaluator, num_images: int, num_pictures: int) -> None:
+        metric = _iou_metric(evaluator)
+        self._ignored = metric.ignore_index
+        self._meta = evaluator.dataset_meta
+        self._num_images = num_images
+        self.classes = tuple(self._meta['classes'])
+        size = len(self.classes)
+        self._confusion = np.zeros((size, size), np.int64)
+        # How often a class has a probability, and how often it is there too.
+        self._ranked = np.zeros((2, size, _NUM_BINS), np.int64)
+        self._pictures: Extremes = Extremes(num_pictures)
+        self._seen = 0
+
+    @staticmethod
+    def fits(evaluator: Evaluator) -> bool:
+        """Whether this evaluation is one of label maps with their truth."""
+        metric = _iou_metric(evaluator)
+        return metric is not None and not metric.format_only
+
+    def add(self, samples: Sequence[Mapping]) -> None:
+        """Take a batch of results, with ``pred_sem_seg`` and ``gt_sem_seg`` of one size."""
+        for sample in samples:
+            # The sampler fills the last round of several processes with images of the first one.
+            number = self._seen * get_world_size() + get_rank()
+            self._seen += 1
+            if number < self._num_images:
+                self._add(sample)
+
+    def _add(self, sample: Mapping) -> None:
+        size = len(self.classes)
+        predicted = _label_map(sample.pred_sem_seg.data)
+        truth = _label_map(sample.gt_sem_seg.data)
+        counted = (truth != self._ignored) & (truth < size)
+        pairs = truth[counted].astype(np.int64) * size + predicted[counted]
+        confusion = np.bincount(pairs, minlength=size * size).reshape(size, size)
+        self._confusion += confusion
+        if 'seg_logits' in sample:
+            self._add_probabilities(sample.seg_logits.data, truth, counted)
+        if counted.any():
+            path = sample.img_path
+            self._pictures.add(
+                float(np.nanmean(_ious(confusion))),
+                lambda: (path, _shrunk(np.where(counted, truth, size)), _shrunk(predicted)),
+            )
+
+    def _add_probabilities(self, logits: Tensor, truth: np.ndarray, counted: np.ndarray) -> None:
+        step = max(1, int(np.ceil(np.sqrt(truth.size / _MAX_SAMPLES))))
+        grid = (slice(step // 2, None, step),) * 2
+        if len(logits) == 1:  # one sigmoid, already applied
+            probabilities = logits[(0, *grid)].float()
+            probabilities = torch.stack([1 - probabilities, probabilities])
+        else:
+            probabilities = logits[(slice(None), *grid)].float().softmax(0)
+        is_counted = torch.from_numpy(counted[grid])
+        ranks = torch.logit(probabilities.cpu()[:, is_counted], eps=1e-6).numpy()
+        bins = (ranks.clip(-_LARGEST_LOGIT, _LARGEST_LOGIT) + _LARGEST_LOGIT) * _BINS_PER_LOGIT
+        size = len(self.classes)
+        cells = bins.round().astype(np.int64) + _NUM_BINS * np.arange(len(bins))[:, None]
+        labels = truth[grid][counted[grid]]
+        is_there = labels == np.arange(size)[:, None]
+        for counts, chosen in zip(self._ranked, (cells.ravel(), cells[is_there]), strict=True):
+            counts += np.bincount(chosen, minlength=counts.size).reshape(counts.shape)
+
+    def gather(self) -> None:
+        """Add up what several processes have seen; all of them have to call this."""
+        parts = all_gather_object((self._confusion, self._ranked, self._pictures))
+        self._confusion = sum(part[0] for part in parts)
+        self._ranked = sum(part[1] for part in parts)
+        for rank, (_, _, pictures) in enumerate(parts):
+            if rank != get_rank():
+                self._pictures.merge(pictures)
+
+    def finish(self) -> Evaluation:
+        """What was found."""
+        confusion = self._confusion
+        right, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+        curves, precisions = _curves(*self._ranked)
+        per_class = {
+            'IoU': 100 * _ious(confusion),
+            'accuracy (recall)': 100 * divide(right, true),
+            'precision': 100 * divide(right, predicted),
+            'Dice (F1)': 100 * divide(2 * right, true + predicted),
+            'pixels, %': 100 * divide(true, true.sum()),
+        }
+        if self._ranked.any():
+            per_class['pixel AP'] = 100 * precisions
+        return Evaluation(
+            num_images=self._num_images,
+            classes=self.classes,
+            per_class=per_class,
+            headline='IoU',
+            confusion=confusion,
+            confusion_names=self.classes,
+            confusion_note='Pixels; those without a label are not counted.',
+            curves={'pixels': curves} if self._ranked.any() else {},
+            curves_note=(
+                'Every class against all others, ranked by its probability at up to '
+                f'{_MAX_SAMPLES} pixels of an image, on a regular grid.'
+                if self._ranked.any()
+                else 'This evaluation gives no probabilities, so there are no curves.'
+            ),
+            score_name='mIoU of the image',
+            score_note='The mean IoU over the classes that the image or its prediction has.',
+            best=[self._draw(*entry) for entry in self._pictures.best()],
+            worst=[self._draw(*entry) for entry in self._pictures.worst()],
+        )
+
+    def _draw(self, score: float, kept: tuple[str, np.ndarray, np.ndarray]) -> Picture:
+        path, truth, predicted = kept
+        colours = class_colours(len(self.classes), self._meta.get('palette'))
+        # What has no label is a class of its own here.
+        painter = Painter(
+            (*self.classes, 'no label'), np.vstack([colours, np.full((1, 3), 40, np.uint8)])
+        )
+        image = read_image(path, *truth.shape)
+        return draw_pair(Path(path).name, score, image, truth, predicted, painter)
+
+
+def _iou_metric(evaluator: Evaluator) -> object | None:
+    from mmseg.evaluation import IoUMetric
+
+    return next((m for m in evaluator.metrics if isinstance(m, IoUMetric)), None)
+
+
+def _label_map(data: Tensor) -> np.ndarray:
+    return data.squeeze(0).cpu().numpy()
+
+
+def _shrunk(label_map: np.ndarray) -> np.ndarray:
+    height, width = shrunk_size(*label_map.shape)
+    kept = label_map.astype(np.uint16)
+    return cv2.resize(kept, (width, height), interpolation=cv2.INTER_NEAREST)
+
+
+def _ious(confusion: np.ndarray) -> np.ndarray:
+    right = np.diag(confusion)
+    return divide(right, confusion.sum(0) + confusion.sum(1) - right)
+
+
+def _curves(ranked: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Curves at :data:`RECALLS` and the areas below them.
+
+    Args:
+        ranked: ``(C, bins)``: pixels by the probability of the class, the lowest first.
+        there: Those of them that are of the class.
+    """
+    found = there[:, ::-1].cumsum(1)
+    precision = divide(found, ranked[:, ::-1].cumsum(1))
+    recall = divide(found, found[:, -1:])
+    curves = np.full((len(ranked), len(RECALLS)), np.nan)
+    for curve, p, r in zip(curves, precision, recall, strict=True):
+        if np.isnan(r[-1]):
+            continue
+        # The best precision at this recall or a higher one, as COCO has it.
+        best = np.maximum.accumulate(np.nan_to_num(p)[::-1])[::-1]
+        curve[:] = best[np.searchsorted(r, RECALLS - 1e-9)]
+    return curves, curves.mean(1)

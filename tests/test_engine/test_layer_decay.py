@@ -1,0 +1,108 @@
+"""Rates that fall from block to block: groups against a count by hand."""
+
+import pytest
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
+from torch import nn
+
+from mmlab_inline import InLinePVT, InLineSwin
+
+
+class Model(BaseModel):
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(2, 3)
+
+    def forward(self):
+        pass
+
+
+def rates(model, **paramwise):
+    """Learning rate of every parameter over the base rate, by name."""
+    wrapper = build_optim_wrapper(
+        model,
+        ConfigDict(
+            optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.5),
+            constructor='mmlab_inline.LayerDecayConstructor',
+            paramwise_cfg=paramwise,
+        ),
+    )
+    groups = {
+        id(parameter): group
+        for group in wrapper.optimizer.param_groups
+        for parameter in group['params']
+    }
+    return {
+        name: (groups[id(parameter)]['lr'] / 0.1, groups[id(parameter)]['weight_decay'])
+        for name, parameter in model.named_parameters()
+        if id(parameter) in groups
+    }
+
+
+# Depths (1, 2, 2, 1): six blocks. The power of the decay by the beginning of the name.
+PVT = {
+    'patch_embed1': 7,
+    'pos_embed1': 7,
+    'block1.0': 6,
+    'patch_embed2': 5,
+    'pos_embed2': 5,
+    'block2.0': 5,
+    'block2.1': 4,
+    'patch_embed3': 3,
+    'pos_embed3': 3,
+    'block3.0': 3,
+    'block3.1': 2,
+    'patch_embed4': 1,
+    'pos_embed4': 1,
+    'block4.0': 1,
+}
+SWIN = {
+    'patch_embed': 7,
+    'layers.0.blocks.0': 6,
+    'layers.0.downsample': 5,
+    'layers.1.blocks.0': 5,
+    'layers.1.blocks.1': 4,
+    'layers.1.downsample': 3,
+    'layers.2.blocks.0': 3,
+    'layers.2.blocks.1': 2,
+    'layers.2.downsample': 1,
+    'layers.3.blocks.0': 1,
+    'norm': 0,
+}
+
+
+@pytest.mark.parametrize(('cls', 'powers'), [(InLinePVT, PVT), (InLineSwin, SWIN)])
+def test_rates(build_narrow, cls, powers):
+    model = Model(build_narrow(cls))
+    found = rates(model, layer_decay=0.5)
+    assert found.keys() == dict(model.named_parameters()).keys()
+    seen = set()
+    for name, (rate, decay) in found.items():
+        begins = [key for key in powers if name.startswith(f'backbone.{key}')]
+        seen |= set(begins)
+        (power,) = {powers[key] for key in begins} or {0}
+        assert rate == pytest.approx(0.5**power), name
+        assert decay == 0.5
+    assert seen == set(powers)
+    assert found['head.weight'][0] == pytest.approx(1)
+
+
+def test_other_rules_and_frozen_stages_hold(build_narrow):
+    model = Model(build_narrow(InLineSwin, frozen_stages=1))
+    found = rates(model, layer_decay=0.5, custom_keys={'attn.qkv': dict(lr_mult=0.1, decay_mult=0)})
+    assert not any(name.startswith('backbone.layers.0') for name in found)
+    rate, decay = found['backbone.layers.3.blocks.0.attn.qkv.weight']
+    assert (rate, decay) == (pytest.approx(0.05), 0)
+
+
+@pytest.mark.parametrize('decay', [0, 1.5, None, '0.5'])
+def test_impossible_decay(build_narrow, decay):
+    with pytest.raises(ValueError, match=r'layer_decay=.* must lie in \(0, 1\]'):
+        rates(Model(build_narrow(InLinePVT)), layer_decay=decay)
+
+
+def test_other_backbones_are_refused():
+    with pytest.raises(ValueError, match='not Identity'):
+        rates(Model(nn.Identity()), layer_decay=0.5)

@@ -1,0 +1,64 @@
+"""Where the time of one training iteration of a config goes, on random images.
+
+    python tools/analysis/profile_step.py CONFIG [--size 800x1344] [--batch 2] [--threads 1] ...
+
+Prints the shares of convolutions, matrix products and so on, and of the backbone's forward pass.
+Needs no data and no pretrained weights; takes three iterations.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mmlab_inline.engine import ArgumentParser, load_config
+from mmlab_inline.engine.benchmark import (
+    AMP_DTYPES,
+    ConfigSubject,
+    Device,
+    describe,
+    machine,
+    profile_call,
+)
+from mmlab_inline.engine.cli import image_size, positive
+from mmlab_inline.utils import exit_on_user_error
+
+
+def parse_args() -> argparse.Namespace:
+    parser = ArgumentParser(description='Where the time of one training iteration goes.')
+    parser.add_config_arguments('model.backbone.arch=small')
+    parser.add_argument('--size', type=image_size, metavar='HxW', help="default: the config's")
+    parser.add_argument('--batch', type=positive, help="images (default: the config's)")
+    parser.add_argument('--threads', type=positive, help="CPU threads (default: torch's)")
+    parser.add_argument('--device', choices=('cpu', 'cuda'), help='default: a GPU if there is one')
+    parser.add_argument('--amp', choices=AMP_DTYPES, help='autocast to this dtype')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it reports a missing GPU as an error
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = Device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'), args.amp)
+    with exit_on_user_error():
+        cfg = load_config(args.config, args.cfg_options)
+        subject = ConfigSubject(device, cfg, Path(args.config).stem, args.batch)
+        size = args.size or subject.default_sizes[0]
+        kinds, parts = profile_call(subject, 'training', size)
+    console = Console(highlight=False)
+    console.print(f'{subject.title}, batch {subject.batch}\n{describe(machine(device))}\n')
+    table = Table('training iteration at {}x{}'.format(*size), 'share')
+    for name, share in kinds.items():
+        table.add_row(name, f'{share:.1%}')
+    table.add_section()
+    for name, share in parts.items():
+        table.add_row(f'of these, {name}', f'{share:.1%}')
+    console.print(table)
+
+
+if __name__ == '__main__':
+    main()
