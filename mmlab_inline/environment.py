@@ -77,6 +77,8 @@ def details(name, module):
         found['cudnn'] = module.backends.cudnn.version() if module.version.cuda else None
         count = module.cuda.device_count() if cuda else 0
         found['gpus'] = [module.cuda.get_device_name(index) for index in range(count)]
+    if name == 'mmcv.ops':
+        found['cuda'] = module.get_compiling_cuda_version()
     return found
 
 for name in sys.argv[1:]:
@@ -152,7 +154,7 @@ def probe_modules(names: Sequence[str] = PROBED, timeout: float = 300) -> dict[s
         timeout: Seconds for all imports of one process.
 
     Returns:
-        For each module ``version``, or ``error`` in one line; more about torch.
+        For each module ``version``, or ``error`` in one line; more about torch and mmcv's ops.
     """
     found: dict[str, dict] = {}
     while len(found) < len(names):
@@ -206,7 +208,7 @@ def report() -> Iterator[str]:
         'processor': _describe_processor,
     }
     for name in PROBED[:-1]:
-        sections[name] = lambda name=name: _describe_module(name, facts[name], installed)
+        sections[name] = lambda name=name: _describe_module(name, facts.get(name, {}), installed)
     sections['variables'] = _describe_variables
     for title, describe in sections.items():
         yield f'{title:<12}  {attempt(describe, "unknown")}'
@@ -242,6 +244,8 @@ def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator
             'several distributions write the folder cv2, in different versions '
             f'({_listed(OPENCV, installed)}); give them one version'
         )
+    if facts.get('torch', {}).get('gpus') and facts['mmcv.ops'].get('cuda') == 'not available':
+        yield 'there is a GPU, but mmcv has no CUDA ops; "GPU" in docs/install.md has the remedy'
     seen = set()
     for name, found in facts.items():
         error = found.get('error')
@@ -302,10 +306,11 @@ def _describe_module(name: str, found: dict, installed: dict[str, str]) -> str:
         absent = found['error'].startswith('ModuleNotFoundError') and f"'{name}'" in found['error']
         text = 'not installed' if absent else f'does not import: {found["error"]}'
     else:
-        text = found['version'] or 'imports'
-    if name == 'torch' and 'error' not in found:
-        cuda = f', CUDA {found["cuda"]}, cuDNN {found["cudnn"]}' if found['cuda'] else ', CPU build'
-        text += f'{cuda}; {", ".join(found["gpus"]) or "no GPU"}'
+        text = found.get('version', 'unknown') or 'imports'
+    if 'cuda' in found:
+        text += f', CUDA {found["cuda"] or "not available"}'
+    if 'gpus' in found:
+        text += f', cuDNN {found["cudnn"]}; {", ".join(found["gpus"]) or "no GPU"}'
     names = OPENCV if name == 'cv2' else [row for f in FAMILIES.values() for row in f.get(name, ())]
     listed = _listed(names, installed)
     return f'{text} ({listed})' if listed else text

@@ -65,7 +65,7 @@ def test_mmcv_whose_ops_do_not_load(tmp_path):
     }
     write_modules(tmp_path, modules)
     facts, problems = run_report(tmp_path)
-    assert facts['torch'] == 'imports, CPU build; no GPU'
+    assert facts['torch'] == 'imports, CUDA not available, cuDNN None; no GPU'
     assert facts['mmcv'].startswith('2.3.6')
     assert facts['mmcv.ops'].startswith('does not import: ImportError: _ext.so: undefined symbol')
     assert facts['mmseg'].startswith('1.4.2')
@@ -114,6 +114,13 @@ def test_two_families():
 def test_two_versions_of_opencv():
     (problem,) = problems_of({'opencv-python': '4.12', 'opencv-python-headless': '4.11'})
     assert 'opencv-python 4.12, opencv-python-headless 4.11' in problem
+
+
+def test_gpu_without_cuda_ops():
+    torch, ops = {'version': '2', 'gpus': ['H200']}, {'version': '', 'cuda': 'not available'}
+    (problem,) = environment.find_problems({'torch': torch, 'mmcv.ops': ops}, {})
+    assert problem.startswith('there is a GPU, but mmcv has no CUDA ops')
+    assert not list(environment.find_problems({'torch': torch, 'mmcv.ops': {'cuda': '13.0'}}, {}))
 
 
 @pytest.mark.parametrize(

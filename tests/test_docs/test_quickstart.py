@@ -46,6 +46,7 @@ def test_quickstart(checkout):
             'MAKEFLAGS': f'PYTHON={sys.executable}',
             'PYTHONPATH': os.pathsep.join([str(checkout), os.environ.get('PYTHONPATH', '')]),
             'COLUMNS': '200',
+            'PYTHONUTF8': '1',
         },
         capture_output=True,
         text=True,
