@@ -37,7 +37,7 @@ test-all: ## Run the tests, the long ones too
 	@$(environment)
 	@$(PYTHON) -m pytest tests -m 'long or not long'
 
-test-openmmlab: ## Run the tests with upstream's mm libraries, in .venv-openmmlab
+test-openmmlab: ## Run the tests with upstream's mm libraries, in an environment of their own
 	@$(make_environment) --family openmmlab
 	@.venv-openmmlab/bin/python -m pytest tests
 

@@ -224,11 +224,15 @@ def build_export_module(
     with torch.no_grad():
         outputs = module.named_outputs(torch.zeros(1, 3, 64, 64))
     processor = model.data_preprocessor
+    # Upstream's mmseg calls it by the second name.
+    swaps_channels = any(
+        getattr(processor, name, False) for name in ('_channel_conversion', 'channel_conversion')
+    )
     metadata = dict(
         producer=f'mmlab-inline {__version__}',
         kind=module.kind,
         input='image: float32 (batch, 3, height, width)',
-        channel_order='RGB' if processor._channel_conversion else 'BGR',
+        channel_order='RGB' if swaps_channels else 'BGR',
         values='0 to 255' if preprocess else '(0 to 255 - mean) / std',
         mean=getattr(processor, 'mean', torch.zeros(0)).flatten().tolist(),
         std=getattr(processor, 'std', torch.zeros(0)).flatten().tolist(),

@@ -137,7 +137,7 @@ def check_statistics(preprocessor: nn.Module, channels: int) -> None:
     if channels == 3:
         for key, expected in IMAGENET.items():
             assert torch.allclose(getattr(preprocessor, key).flatten(), torch.tensor(expected))
-        swaps = ('_channel_conversion', 'to_rgb')
+        swaps = ('_channel_conversion', 'channel_conversion', 'to_rgb')
         assert any(getattr(preprocessor, name, False) for name in swaps)
 
 

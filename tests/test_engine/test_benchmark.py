@@ -44,6 +44,17 @@ def mixer_and_tokens(randomised, **settings):
     return mixer, torch.randn(3, SHAPE[0] * SHAPE[1], 16, dtype=torch.float64)
 
 
+def test_a_precision_that_torch_lacks(monkeypatch):
+    def autocast(*args):
+        raise RuntimeError('Currently, AutocastCPU only support Bfloat16')
+
+    Device('cpu', 'bf16').check()
+    Device('cpu').check()
+    monkeypatch.setattr(torch, 'autocast', autocast)
+    with pytest.raises(UserError, match=r'--amp fp16: PyTorch .* has no fp16 on the cpu; take'):
+        Device('cpu', 'fp16').check()
+
+
 @pytest.mark.parametrize('kernel', ['identity', 'relu', 'leakyrelu', 'exp'])
 @pytest.mark.parametrize('qkv', ['separate', 'joint'])
 def test_released_form_is_the_definition(qkv, kernel, randomised, assert_near):

@@ -2,6 +2,7 @@
 
 import platform
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from ...utils import UserError
 from ...version import __version__
 
 AMP_DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -25,6 +27,23 @@ class Device:
 
     type: str = 'cpu'
     amp: str | None = None
+
+    def check(self) -> None:
+        """Check that torch computes in this precision here.
+
+        Raises:
+            UserError: It does not: PyTorch 2.1 has no float16 on the CPU.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                with self.autocast():
+                    pass
+        except RuntimeError:
+            raise UserError(
+                f'--amp {self.amp}: PyTorch {torch.__version__} has no {self.amp} on the '
+                f'{self.type}; take another dtype or leave it out'
+            ) from None
 
     def autocast(self) -> AbstractContextManager:
         """Context of forward passes."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 
 class KeptBytes:
@@ -55,7 +55,7 @@ class MovedBytes(TorchDispatchMode):
     ) -> object:
         out = func(*args, **(kwargs or {}))
         read, written = (
-            [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+            [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
             for tree in ((args, kwargs), out)
         )
         storages = {tensor.untyped_storage().data_ptr() for tensor in read}
