@@ -62,8 +62,19 @@ class _Banded(torch.autograd.Function):
         v_bias: Tensor,
         local_kernel: Tensor,
         hw_shape: tuple[int, int],
+        projection: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        out = _attend(x, matrix, bias, v_weight, v_bias, local_kernel, hw_shape)
+        out = torch.empty_like(x)
+        for sample, band, halo, inner in _bands(x, hw_shape):
+            v = torch.addmm(v_bias, x[sample, halo], v_weight.t())
+            kernel = local_kernel[sample].unsqueeze(1)
+            local = _depthwise(_image(v, hw_shape[1]), kernel, bias[sample])
+            local, out_band = _tokens(local)[inner], out[sample, band]
+            if projection is None:
+                torch.addmm(local, x[sample, band], matrix[sample], out=out_band)
+            else:
+                attended = torch.addmm(local, x[sample, band], matrix[sample])
+                torch.addmm(projection[1], attended, projection[0].t(), out=out_band)
         ctx.save_for_backward(x, matrix, v_weight, v_bias, local_kernel)
         ctx.hw_shape = hw_shape
         return out
@@ -96,7 +107,8 @@ class _Banded(torch.autograd.Function):
             part = grad_x[sample, band]
             torch.mm(grad[sample, band], matrix[sample].t(), out=part)
             part.addmm_(grad_v, v_weight)
-        return grad_x, grad_matrix, grad.sum(1), grad_v_weight, grad_v_bias, grad_kernel, None
+        grads = (grad_x, grad_matrix, grad.sum(1), grad_v_weight, grad_v_bias, grad_kernel)
+        return *grads, None, None
 
 
 def centred_gram(x: Tensor, x_mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,34 +151,7 @@ def apply_in_bands(
     Returns:
         (B, N, C).
     """
-    tensors = (x, matrix, bias, v_weight, v_bias, local_kernel)
-    if projection is not None:
-        return _attend(*tensors, hw_shape, projection)
-    return _Banded.apply(*tensors, hw_shape)
-
-
-def _attend(
-    x: Tensor,
-    matrix: Tensor,
-    bias: Tensor,
-    v_weight: Tensor,
-    v_bias: Tensor,
-    local_kernel: Tensor,
-    hw_shape: tuple[int, int],
-    projection: tuple[Tensor, Tensor] | None = None,
-) -> Tensor:
-    out = torch.empty_like(x)
-    for sample, band, halo, inner in _bands(x, hw_shape):
-        v = torch.addmm(v_bias, x[sample, halo], v_weight.t())
-        kernel = local_kernel[sample].unsqueeze(1)
-        local = _depthwise(_image(v, hw_shape[1]), kernel, bias[sample])
-        local, out_band = _tokens(local)[inner], out[sample, band]
-        if projection is None:
-            torch.addmm(local, x[sample, band], matrix[sample], out=out_band)
-        else:
-            attended = torch.addmm(local, x[sample, band], matrix[sample])
-            torch.addmm(projection[1], attended, projection[0].t(), out=out_band)
-    return out
+    return _Banded.apply(x, matrix, bias, v_weight, v_bias, local_kernel, hw_shape, projection)
 
 
 def _chunks(x: Tensor) -> Iterator[tuple[int, slice]]:
