@@ -43,7 +43,7 @@ def runs(tmp_path):
                 about=[],
                 metrics=dict(aAcc=90.0, mIoU=50.5 + number),
                 cost=dict(params=2e6, flops=3e9, shape=(512, 2048)),
-                config=f'same = 1\nmodel = dict(depth={number}, other=dict(same=2))\n',
+                settings={'same': '1', 'model.depth': str(number), 'model.other.same': '2'},
                 classes=['road'],
                 per_class=dict(IoU=[60.25 + number]),
                 headline='IoU',

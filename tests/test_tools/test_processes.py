@@ -328,11 +328,13 @@ def test_evaluation_is_the_same_in_any_number_of_processes(whole, launch, folder
 def test_detections_are_the_same_in_any_number_of_processes(launch, write_config, folder):
     config = write_config('detector', DETECTOR)
     launch(1, 'train.py', config, '--work-dir', folder / 'detector', '--seed', '3')
-    expected = None
+    expected, reports = None, []
     for count in (1, 2, 3):
         out = folder / f'detections_{count}.pkl'
         checkpoint = folder / 'detector/epoch_1.pth'
         launch(count, 'test.py', config, checkpoint, '--work-dir', folder / 'test', '--out', out)
+        report = json.loads((folder / 'test/report.json').read_text())
+        reports.append([report['per_class'], report['curves']])
         found = pickle.loads(out.read_bytes())
         assert [len(sample['pred_instances']['scores']) for sample in found] == [5] * 5
         expected = expected or found
@@ -341,6 +343,7 @@ def test_detections_are_the_same_in_any_number_of_processes(launch, write_config
             for name, value in wanted['pred_instances'].items():
                 other = sample['pred_instances'][name]
                 assert torch.equal(other, value) if torch.is_tensor(value) else other == value
+    assert reports[1] == reports[2] == reports[0]
 
 
 @pytest.mark.long

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from mmengine.config import Config
 
-from ...utils import UserError, one_line
+from ...utils import UserError
 from .curves import draw_several, headlines, run_colour
 from .evaluation import RECALLS
 from .figures import finish_precision_recall, to_svg
@@ -146,32 +145,15 @@ def _class_table(reports: Mapping[str, RunReport]) -> tuple[list[str], list[list
 
 def _differences(reports: Mapping[str, RunReport]) -> str:
     """A table of what the configs do not have in common."""
-    settings = {}
-    for name, report in reports.items():
-        try:
-            cfg = Config.fromstring(report.config, '.py')
-        except Exception as error:
-            return paragraph(f'The config of {name} does not parse: {one_line(error)}')
-        settings[name] = dict(_leaves(cfg._cfg_dict.to_dict()))
-    keys = dict.fromkeys(key for leaves in settings.values() for key in leaves)
+    settings = {name: report.settings for name, report in reports.items()}
     rows = []
-    for key in keys:
-        values = [leaves.get(key, '') for leaves in settings.values()]
+    for key in dict.fromkeys(key for some in settings.values() for key in some):
+        values = [some.get(key, '') for some in settings.values()]
         if len(set(values)) > 1:
             rows.append([key, *map(_shortened, values)])
     if not rows:
         return paragraph('None, of the runs that have a report.')
     return table(['setting', *settings], rows)
-
-
-def _leaves(node: object, path: str = '') -> list[tuple[str, str]]:
-    if isinstance(node, dict) and node:
-        return [
-            leaf
-            for key, child in node.items()
-            for leaf in _leaves(child, f'{path}.{key}' if path else str(key))
-        ]
-    return [(path, repr(node))]
 
 
 def _shortened(text: str) -> str:

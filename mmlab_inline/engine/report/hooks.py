@@ -57,7 +57,7 @@ class CurvesHook(Hook):
                 draw_curves(record).savefig(file, format='png', dpi=120)
                 write_atomically(Path(runner.work_dir, 'curves.png'), file.getvalue())
         except Exception as error:
-            _warn(runner, 'curves.png is not drawn', error)
+            runner.logger.warning(f'curves.png is not drawn: {_reason(error)}')
 
 
 @HOOKS.register_module()
@@ -104,13 +104,15 @@ class ReportHook(Hook):
         outputs: Sequence | None = None,
     ) -> None:
         """Collect what a batch shows."""
-        self._stopwatch.stop(len(outputs))
-        if self._collector is not None and self._error is None:
-            try:
+        if not self._enabled or self._error is not None:
+            return
+        try:
+            self._stopwatch.stop(len(outputs))
+            if self._collector is not None:
                 self._collector.add(outputs)
-            except Exception as error:
-                self._error = error
-        self._stopwatch.leave_out()
+            self._stopwatch.leave_out()
+        except Exception as error:
+            self._error = _reason(error)
 
     after_test_iter = after_val_iter
 
@@ -125,7 +127,7 @@ class ReportHook(Hook):
         self._finish(runner, runner.test_loop, metrics, checkpoint and f'checkpoint {checkpoint}')
 
     def _start(self, runner: Runner, loop: object) -> None:
-        self._error: Exception | None = None
+        self._error: str | None = None
         self._collector = None
         self._stopwatch = Stopwatch()
         if not self._enabled:
@@ -133,7 +135,7 @@ class ReportHook(Hook):
         try:
             self._collector = self._build_collector(loop, runner.cfg.get('default_scope'))
         except Exception as error:
-            self._error = error
+            self._error = _reason(error)
 
     def _build_collector(
         self, loop: object, scope: str
@@ -156,15 +158,14 @@ class ReportHook(Hook):
         self._stopwatch.gather()
         if self._collector is not None:
             self._collector.gather()
-        errors = [error for error in all_gather_object(self._error) if error is not None]
-        if not is_main_process():
-            return
-        try:
-            if errors:
-                raise errors[0]
-            self._write(runner, loop, metrics or {}, where)
-        except Exception as error:
-            _warn(runner, 'no report is written', error)
+        problem = next(filter(None, all_gather_object(self._error)), None)
+        if is_main_process() and problem is None:
+            try:
+                self._write(runner, loop, metrics or {}, where)
+            except Exception as error:
+                problem = _reason(error)
+        if is_main_process() and problem is not None:
+            runner.logger.warning(f'no report is written: {problem}')
         self._collector = None  # it holds the results of all images
 
     def _write(
@@ -180,13 +181,12 @@ class ReportHook(Hook):
             about=[f'{num_images:,} images, {when} UTC', *([where] if where else [])],
             metrics=metrics,
             cost={**self._cost, **self._stopwatch.speed(getattr(loop, 'fp16', False))},
-            config=runner.cfg.pretty_text,
+            cfg=runner.cfg,
             found=found,
         )
-        report.write(Path(runner.work_dir), found)
+        report.write(Path(runner.work_dir), found, runner.cfg.pretty_text)
         runner.logger.info(f'The report is {Path(runner.work_dir, "report.html")}')
 
 
-def _warn(runner: Runner, what: str, error: Exception) -> None:
-    reason = str(error) if isinstance(error, UserError) else one_line(error)
-    runner.logger.warning(f'{what}: {reason}')
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else one_line(error)

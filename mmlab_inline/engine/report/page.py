@@ -24,12 +24,12 @@ nav a { color: var(--accent); margin-right: 1rem; text-decoration: none; }
 .scroll { overflow: auto; max-height: 34rem; border: 1px solid var(--line); border-radius: 6px;
   width: fit-content; max-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem; text-align: right; white-space: nowrap; }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
 .word { text-align: left; }
-td.word { min-width: 10rem; white-space: normal; overflow-wrap: anywhere; }
+td.word { max-width: 30rem; white-space: normal; overflow-wrap: break-word; }
 thead th { position: sticky; top: 0; background: var(--stripe); z-index: 1; padding: 0;
   box-shadow: 0 1px 0 var(--line); }
-thead button { all: unset; cursor: pointer; display: block; padding: .4rem .8rem;
+thead button { all: unset; cursor: pointer; display: block; padding: .4rem .7rem;
   font-weight: 600; }
 thead button:focus-visible { outline: 2px solid var(--accent); outline-offset: -2px; }
 thead button::after { content: " \\2195"; color: var(--faint); opacity: .5; }

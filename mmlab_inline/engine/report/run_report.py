@@ -2,11 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from mmengine.config import Config
 
 from ...utils import UserError, write_atomically
 from .curves import draw_curves
@@ -28,7 +29,7 @@ class RunReport:
         about: Short facts: what was evaluated, when.
         metrics: As the metric names them.
         cost: By :func:`~.cost.model_cost` and :meth:`~.cost.Stopwatch.speed`.
-        config: Its text.
+        settings: Of the config, as text, by dotted keys.
         classes: Their names.
         per_class: Columns of the table of classes.
         headline: The column that classes are judged by.
@@ -39,7 +40,7 @@ class RunReport:
     about: list[str]
     metrics: dict[str, float]
     cost: dict[str, object]
-    config: str
+    settings: dict[str, str] = field(default_factory=dict)
     classes: list[str] = field(default_factory=list)
     per_class: dict[str, list[float | None]] = field(default_factory=dict)
     headline: str = ''
@@ -52,19 +53,20 @@ class RunReport:
         about: list[str],
         metrics: Mapping[str, float],
         cost: dict[str, object],
-        config: str,
+        cfg: Config,
         found: Evaluation | None,
     ) -> 'RunReport':
         """Of what was measured; ``found`` is None where there are only metrics."""
         metrics = metrics_of(metrics)
+        settings = dict(_leaves(cfg.to_dict()))
         if found is None:
-            return cls(name, about, metrics, cost, config)
+            return cls(name, about, metrics, cost, settings)
         return cls(
             name,
             about,
             metrics,
             cost,
-            config,
+            settings,
             list(found.classes),
             {heading: _plain(column) for heading, column in found.per_class.items()},
             found.headline,
@@ -86,16 +88,17 @@ class RunReport:
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f'{path} is no report of a run: {error}; evaluate it again') from None
 
-    def write(self, work_dir: Path, found: Evaluation | None) -> None:
-        """Write ``report.html`` and ``report.json``.
+    def write(self, work_dir: Path, found: Evaluation | None, config: str) -> None:
+        """Write ``report.html``, with the text of the config, and ``report.json``.
 
         Raises:
             UserError: They cannot be written.
         """
         write_atomically(work_dir / 'report.json', json.dumps(vars(self)).encode())
-        write_atomically(work_dir / 'report.html', self._page(work_dir, found).html().encode())
+        page = self._page(work_dir, found, config).html()
+        write_atomically(work_dir / 'report.html', page.encode())
 
-    def _page(self, work_dir: Path, found: Evaluation | None) -> Page:
+    def _page(self, work_dir: Path, found: Evaluation | None, config: str) -> Page:
         page = Page(self.name, self.about)
         remarks = [paragraph(remark) for remark in found.remarks] if found else []
         metrics = table(['metric', 'value'], self.metrics.items()) if self.metrics else ''
@@ -107,7 +110,7 @@ class RunReport:
         if record.train:
             svg = to_svg(draw_curves(record))
             page.add('Training', figure(svg, 'losses, learning rate and metrics over iterations'))
-        page.add('Config', folded('the whole config', self.config))
+        page.add('Config', folded('the whole config', config))
         return page
 
 
@@ -191,3 +194,11 @@ def _confusions(found: Evaluation) -> list[tuple[str, str, int, float]]:
 def _plain(column: np.ndarray) -> list[float | None]:
     """For JSON, which has no NaN."""
     return [None if math.isnan(value) else value for value in column.tolist()]
+
+
+def _leaves(node: object, path: str = '') -> Iterator[tuple[str, str]]:
+    if not (isinstance(node, Mapping) and node):
+        yield path, repr(node)
+        return
+    for key, child in node.items():
+        yield from _leaves(child, f'{path}.{key}' if path else str(key))

@@ -91,7 +91,7 @@ class SegmentationCollector:
         else:
             probabilities = logits[(slice(None), *grid)][:, chosen].float().softmax(0)
         size = len(probabilities)
-        ranks = probabilities.logit(eps=1e-6).clamp_(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+        ranks = probabilities.nan_to_num().logit(eps=1e-6).clamp_(-_LARGEST_LOGIT, _LARGEST_LOGIT)
         cells = ((ranks + _LARGEST_LOGIT) * _BINS_PER_LOGIT).round_().long()
         cells += _NUM_BINS * torch.arange(size, device=cells.device)[:, None]
         there = cells.gather(0, truth[grid][chosen][None])

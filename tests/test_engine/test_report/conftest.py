@@ -83,7 +83,7 @@ def evaluate_label_maps(tmp_path, evaluate):
     IoUMetric = pytest.importorskip('mmseg.evaluation').IoUMetric
     SegDataSample = pytest.importorskip('mmseg.structures').SegDataSample
 
-    def run(num_classes, num_images=6, size=(40, 60), with_logits=True, **settings):
+    def run(num_classes, num_images=6, size=(40, 60), with_logits=True, num_pictures=0, **settings):
         draw = torch.Generator().manual_seed(1)
         classes = tuple(f'class <{number}>' for number in range(num_classes))
         dataset = Dataset(tmp_path, [size] * num_images, dict(classes=classes))
@@ -102,6 +102,7 @@ def evaluate_label_maps(tmp_path, evaluate):
             if with_logits:
                 sample.set_data(dict(seg_logits=PixelData(data=logits)))
             samples.append(sample)
+        settings['num_pictures'] = num_pictures
         return *evaluate(IoUMetric(), dataset, samples, 'mmseg', **settings), samples
 
     return run

@@ -56,9 +56,9 @@ def assert_figures_render(browser, num_charts, num_pictures):
 def test_report_of_label_maps(open_page, evaluate_label_maps, write_log, tmp_path, num_classes):
     log = dict(lr=0.1, loss=2.0, step=1), dict(mIoU=5.0, step=1)
     write_log('1', *log, work_dir=tmp_path / 'run')
-    evaluate_label_maps(num_classes, num_pictures=2, size=(100, 120))
+    evaluate_label_maps(num_classes, num_pictures=1, size=(100, 120))
     browser = open_page(tmp_path / 'run/report.html')
-    assert_figures_render(browser, num_charts=3, num_pictures=8)
+    assert_figures_render(browser, num_charts=3, num_pictures=4)
     assert [heading.text for heading in browser.find_elements('tag name', 'h2')] == [
         'Metrics',
         'Cost',
