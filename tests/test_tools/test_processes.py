@@ -287,7 +287,7 @@ def assert_trained_as(whole, shared):
         for path in (whole / 'losses_0.txt', shared / 'losses_0.txt', shared / 'losses_1.txt')
     )
     assert len(expected) == 6
-    assert (parts[0] - parts[1]).abs().min() > 1e-3  # they had other images
+    assert (parts[0] - parts[1]).abs().min() > 1e-4  # they had other images
     torch.testing.assert_close(sum(parts) / 2, expected, rtol=0, atol=1e-5)
     print('losses', (sum(parts) / 2 - expected).abs().max().item())
     one, two = (weights(path / 'iter_6.pth') for path in (whole, shared))
