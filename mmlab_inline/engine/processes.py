@@ -67,11 +67,11 @@ def start_processes(cfg: Config, timeout: int | None = None) -> None:
     """
     if cfg.launcher == 'none':
         return
-    dist_cfg = cfg.setdefault('env_cfg', {}).setdefault('dist_cfg', {})
-    dist_cfg['timeout'] = timeout or dist_cfg.get('timeout', TIMEOUT)
+    timeout = timeout or cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', TIMEOUT)
+    cfg.merge_from_dict({'env_cfg.dist_cfg.timeout': timeout})
     if torch.cuda.is_available():
         return
-    distributed.init_process_group('gloo', timeout=timedelta(seconds=dist_cfg['timeout']))
+    distributed.init_process_group('gloo', timeout=timedelta(seconds=timeout))
     cfg.model_wrapper_cfg = {
         'type': 'MMDistributedDataParallel',
         'broadcast_buffers': False,

@@ -1,6 +1,6 @@
 """What every part may use; it imports nothing else of this package."""
 
-from .atomic import temporary, write_atomically, written_atomically
+from .atomic import write_atomically, written_atomically
 from .errors import UserError, exit_on_user_error, one_line
 from .names import check_keywords, did_you_mean, one_of
 from .safe_load import (
@@ -23,7 +23,6 @@ __all__ = [
     'load_checkpoint',
     'one_line',
     'one_of',
-    'temporary',
     'unwrap_state_dict',
     'write_atomically',
     'written_atomically',

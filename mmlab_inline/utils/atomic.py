@@ -30,7 +30,8 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
             file is left.
     """
     path = Path(path)
-    part = temporary(path)
+    # What a kill leaves there has no other meaning.
+    part = path.with_name(f'.{path.name}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -48,8 +49,3 @@ def written_atomically(path: str | Path) -> Iterator[Path]:
             os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def temporary(path: Path) -> Path:
-    """Where a file lies while it is written; what a kill leaves there has no other meaning."""
-    return path.with_name(f'.{path.name}.part')
