@@ -19,7 +19,13 @@ from mmengine.registry import Registry
 MODELS = Registry(
     'model', scope='mmlab_inline', parent=ROOT_MODELS, locations=['mmlab_inline.backbones']
 )
-HOOKS = Registry('hook', scope='mmlab_inline', parent=ROOT_HOOKS, locations=['mmlab_inline.engine'])
+HOOKS = Registry(
+    'hook',
+    scope='mmlab_inline',
+    parent=ROOT_HOOKS,
+    # Reports need mmcv, which importing the engine does not take.
+    locations=['mmlab_inline.engine', 'mmlab_inline.engine.report'],
+)
 LOOPS = Registry('loop', scope='mmlab_inline', parent=ROOT_LOOPS, locations=['mmlab_inline.engine'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',
@@ -37,7 +43,7 @@ VISBACKENDS = Registry(
     'vis_backend',
     scope='mmlab_inline',
     parent=ROOT_VISBACKENDS,
-    locations=['mmlab_inline.engine'],
+    locations=['mmlab_inline.engine.report'],
 )
 
 # mmengine knows the packages whose configs may be inherited by a list of its own.

@@ -11,7 +11,6 @@ from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_pretrained, load_weights
 from .processes import BroadcastStatisticsHook, errors_of_other_processes, start_processes
-from .report import CurvesHook, ReportHook, TensorBoardScalars
 from .resume import find_checkpoint, is_whole
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
@@ -21,15 +20,12 @@ __all__ = [
     'ArgumentParser',
     'AtomicCheckpointHook',
     'BroadcastStatisticsHook',
-    'CurvesHook',
     'LayerDecayConstructor',
     'NonFiniteLossHook',
-    'ReportHook',
     'ResumableEpochBasedTrainLoop',
     'ResumableIterBasedTrainLoop',
     'ShardedStrategy',
     'StrategyRunner',
-    'TensorBoardScalars',
     'TerminationHook',
     'check_data',
     'check_options',

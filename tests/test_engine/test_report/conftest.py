@@ -10,7 +10,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 
-from mmlab_inline.engine import ReportHook
+from mmlab_inline.engine.report import ReportHook
 
 
 @pytest.fixture

@@ -5,8 +5,7 @@ import pytest
 from mmengine.evaluator import BaseMetric
 from PIL import Image
 
-from mmlab_inline.engine import CurvesHook
-from mmlab_inline.engine.report import RunReport
+from mmlab_inline.engine.report import CurvesHook, RunReport
 from mmlab_inline.engine.report.segmentation import SegmentationCollector
 
 from .conftest import Dataset

@@ -2,8 +2,7 @@ import sys
 
 import pytest
 
-from mmlab_inline.engine import TensorBoardScalars
-from mmlab_inline.engine.report import tensorboard
+from mmlab_inline.engine.report import TensorBoardScalars, tensorboard
 
 
 def write(tmp_path, start, points):
