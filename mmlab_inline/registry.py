@@ -6,6 +6,9 @@ imports this module for the unknown scope. A bare ``type='InLinePVT'`` resolves 
 also makes ``_base_ = 'mmlab_inline::...'`` resolve.
 """
 
+from pathlib import Path
+
+from mmengine.config import config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import LOOPS as ROOT_LOOPS
@@ -15,6 +18,7 @@ from mmengine.registry import RUNNERS as ROOT_RUNNERS
 from mmengine.registry import STRATEGIES as ROOT_STRATEGIES
 from mmengine.registry import VISBACKENDS as ROOT_VISBACKENDS
 from mmengine.registry import Registry
+from mmengine.utils import get_installed_path
 
 MODELS = Registry(
     'model', scope='mmlab_inline', parent=ROOT_MODELS, locations=['mmlab_inline.backbones']
@@ -48,6 +52,16 @@ VISBACKENDS = Registry(
 
 # mmengine knows the packages whose configs may be inherited by a list of its own.
 MODULE2PACKAGE.setdefault('mmlab_inline', 'mmlab_inline')
+
+
+def _path_of_package(package: str) -> str:
+    """As mmengine's, which up to 0.10.7 looks for an editable install in site-packages."""
+    if package == 'mmlab_inline':
+        return str(Path(__file__).parent)
+    return get_installed_path(package)
+
+
+config.get_installed_path = _path_of_package
 
 
 def register_backbone(cls: type) -> type:

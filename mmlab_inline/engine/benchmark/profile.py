@@ -1,5 +1,6 @@
 """Where the time of one call goes: shares of operations, and of the backbone and its attention."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -47,10 +48,11 @@ def profile_call(
     activities = [ProfilerActivity.CPU]
     if subject.device.type == 'cuda':
         activities.append(ProfilerActivity.CUDA)
-    with replaced(forwards):
+    with replaced(forwards), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of torch, that it forgets earlier profiles
         run()
         run()
-        with profile(activities=activities, acc_events=True) as record:
+        with profile(activities=activities) as record:
             run()
     return _shares(record.key_averages(), subject.device.type)
 
