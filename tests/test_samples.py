@@ -143,7 +143,7 @@ def test_from_folder_to_metric(name, task, metric, tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 
-    short = '--epochs', '2', '--short-side', '192', '--from-scratch'
+    short = '--epochs', '1', '--short-side', '96', '--from-scratch'
     call('dataset/new_config.py', '--task', task, '--data', str(SAMPLES / name), *short)
     config = f'work_dirs/own/{name}_{task}/{name}_{task}.py'
     assert '0 fatal' in call('dataset/check.py', config)

@@ -16,6 +16,7 @@ from mmlab_inline.engine import (
     ArgumentParser,
     check_data,
     drop_pretrained,
+    end_processes,
     errors_of_other_processes,
     keep_freed_memory,
     load_run_config,
@@ -64,6 +65,7 @@ def main() -> None:
         runner.message_hub.update_info(EVALUATED, args.checkpoint)
         with errors_of_other_processes(cfg):
             metrics = runner.test()
+            end_processes()
     if runner.rank == 0:
         path = Path(runner.work_dir, 'metrics.json')
         path.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1))

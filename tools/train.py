@@ -18,6 +18,7 @@ from mmlab_inline.engine import (
     check_pretrained,
     drop_pretrained,
     enable_amp,
+    end_processes,
     errors_of_other_processes,
     find_checkpoint,
     is_whole,
@@ -105,6 +106,7 @@ def main() -> None:
     with exit_on_user_error(), errors_of_other_processes(cfg):
         prepare_load_from(runner, args.new_classes)
         runner.train()
+        end_processes()
     if runner.rank == 0:
         print_next_step(args.config, Path(runner.work_dir))
 

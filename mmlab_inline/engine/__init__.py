@@ -10,7 +10,12 @@ from .layer_decay import LayerDecayConstructor
 from .load_from import prepare_load_from
 from .non_finite_loss_hook import NonFiniteLossHook
 from .preflight import check_data, check_pretrained, load_weights
-from .processes import BroadcastStatisticsHook, errors_of_other_processes, start_processes
+from .processes import (
+    BroadcastStatisticsHook,
+    end_processes,
+    errors_of_other_processes,
+    start_processes,
+)
 from .resume import find_checkpoint, is_whole
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
@@ -32,6 +37,7 @@ __all__ = [
     'check_pretrained',
     'drop_pretrained',
     'enable_amp',
+    'end_processes',
     'errors_of_other_processes',
     'find_checkpoint',
     'is_whole',

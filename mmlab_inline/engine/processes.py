@@ -95,6 +95,16 @@ def start_processes(cfg: Config, timeout: int | None = None) -> None:
             )
 
 
+def end_processes() -> None:
+    """Wait for the others, the first of which may still be writing a report, and part from them.
+
+    A process that ends while another is connected to it may abort.
+    """
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 @contextmanager
 def errors_of_other_processes(cfg: Config) -> Iterator[None]:
     """Say in one line that another process does not answer or has ended, where gloo notices it.

@@ -76,6 +76,7 @@ def draw_on_device(dtype: torch.dtype, *args: object, **kwargs: object) -> dict[
 def test_in_interpreter():
     environment = {**os.environ, 'TRITON_INTERPRET': '1', 'CUDA_VISIBLE_DEVICES': ''}
     command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', __file__]
+    environment.pop('PYTEST_ADDOPTS', None)
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     assert ' passed' in result.stdout
