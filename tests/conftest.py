@@ -1,6 +1,7 @@
 """Shared fixtures. Helpers are fixtures too, because test folders cannot import one another."""
 
 import math
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ DATA = Path(__file__).parent / 'data'
 def one_thread() -> None:
     # Tensors here are so small that a second thread mostly waits: three times slower on a busy CPU.
     torch.set_num_threads(1)
+    os.environ.setdefault('OMP_NUM_THREADS', '1')  # in the programs that tests start
 
 
 @pytest.fixture(autouse=True)
