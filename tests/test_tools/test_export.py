@@ -227,6 +227,7 @@ def test_retinanet_without_preprocessing(written, export, tmp_path, assert_near)
 
 
 @torch.no_grad()
+@pytest.mark.long
 def test_swin_backbone(written, export, session, tmp_path, assert_near):
     """Shifted windows, also where the map is a single one."""
     config, checkpoint, model = written('upernet')
