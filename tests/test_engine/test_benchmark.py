@@ -48,11 +48,11 @@ def test_a_precision_that_torch_lacks(monkeypatch):
     def autocast(*args):
         raise RuntimeError('Currently, AutocastCPU only support Bfloat16')
 
-    Device('cpu', 'bf16').check()
-    Device('cpu').check()
+    Device.asked_for('cpu', 'bf16')
+    Device.asked_for('cpu', None)
     monkeypatch.setattr(torch, 'autocast', autocast)
     with pytest.raises(UserError, match=r'--amp fp16: PyTorch .* has no fp16 on the cpu; take'):
-        Device('cpu', 'fp16').check()
+        Device.asked_for('cpu', 'fp16')
 
 
 @pytest.mark.parametrize('kernel', ['identity', 'relu', 'leakyrelu', 'exp'])

@@ -31,3 +31,22 @@ def test_shares(config, expected, monkeypatch, capsys):
     assert shares['matrix products'] > 1
     assert shares[expected] > 0
     assert 0 < attention < backbone < 100
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['absent.py'], 'config absent.py does not exist'),
+        ([DETECTOR, '--size', '512'], "'512' is not HxW"),
+        ([DETECTOR, '--device', 'cuda'], 'torch sees no GPU'),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr(sys, 'argv', [TOOL, *arguments])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(TOOL, run_name='__main__')
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith('error: ') and message in err
+    assert err.count('\n') == 1

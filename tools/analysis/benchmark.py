@@ -184,10 +184,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def build_subject(args: argparse.Namespace) -> Subject:
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise UserError('--device cuda: torch sees no GPU; leave it out or take cpu')
-    device = Device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'), args.amp)
-    device.check()
+    device = Device.asked_for(args.device, args.amp)
     batch = args.batch
     if args.mode == 'attention':
         return AttentionSubject(

@@ -43,13 +43,14 @@ def main() -> None:
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it reports a missing GPU as an error
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = Device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'), args.amp)
+    console = Console(highlight=False)
     with exit_on_user_error():
+        device = Device.asked_for(args.device, args.amp)
         cfg = load_config(args.config, args.cfg_options)
         subject = ConfigSubject(device, cfg, Path(args.config).stem, args.batch)
         size = args.size or subject.default_sizes[0]
-        kinds, parts = profile_call(subject, 'training', size)
-    console = Console(highlight=False)
+        with console.status('three training iterations'):
+            kinds, parts = profile_call(subject, 'training', size)
     console.print(f'{subject.title}, batch {subject.batch}\n{describe(machine(device))}\n')
     table = Table('training iteration at {}x{}'.format(*size), 'share')
     for name, share in kinds.items():

@@ -28,22 +28,29 @@ class Device:
     type: str = 'cpu'
     amp: str | None = None
 
-    def check(self) -> None:
-        """Check that torch computes in this precision here.
+    @classmethod
+    def asked_for(cls, name: str | None, amp: str | None) -> 'Device':
+        """The device of ``--device`` and ``--amp``; without a name a GPU if there is one.
 
         Raises:
-            UserError: It does not: PyTorch 2.1 has no float16 on the CPU.
+            UserError: There is no GPU, or torch does not compute in this precision there: PyTorch
+                2.1 has no float16 on the CPU.
         """
+        has_gpu = torch.cuda.is_available()
+        if name == 'cuda' and not has_gpu:
+            raise UserError('--device cuda: torch sees no GPU; leave it out or take cpu')
+        device = cls(name or ('cuda' if has_gpu else 'cpu'), amp)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
-                with self.autocast():
+                with device.autocast():
                     pass
         except RuntimeError:
             raise UserError(
-                f'--amp {self.amp}: PyTorch {torch.__version__} has no {self.amp} on the '
-                f'{self.type}; take another dtype or leave it out'
+                f'--amp {amp}: PyTorch {torch.__version__} has no {amp} on the {device.type}; '
+                'take another dtype or leave it out'
             ) from None
+        return device
 
     def autocast(self) -> AbstractContextManager:
         """Context of forward passes."""
