@@ -16,6 +16,9 @@ else
 environment = $(make_environment)
 endif
 
+# One process per core; the long tests take some GB each, so no more than four.
+pytest = -m pytest tests --numprocesses auto --maxprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all test-openmmlab lint docs
 
@@ -31,15 +34,15 @@ demo: ## Run the demonstration
 
 test: ## Run the tests, without the long ones
 	@$(environment)
-	@$(PYTHON) -m pytest tests
+	@$(PYTHON) $(pytest)
 
 test-all: ## Run the tests, the long ones too
 	@$(environment)
-	@$(PYTHON) -m pytest tests -m 'long or not long'
+	@$(PYTHON) $(pytest) -m 'long or not long'
 
 test-openmmlab: ## Run the tests with upstream's mm libraries, in an environment of their own
 	@$(make_environment) --family openmmlab
-	@.venv-openmmlab/bin/python -m pytest tests
+	@.venv-openmmlab/bin/python $(pytest)
 
 lint: ## Check style and format
 	@$(environment)

@@ -23,6 +23,8 @@ LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmcv._ext', 'm
 DOCS = ('mkdocs', 'material', 'mkdocstrings', 'latex2mathml')
 MMCV = 'onedl-mmcv'
 HEADLESS = 'opencv-python-headless'
+# Tools of development whose distributions bear another name than the module.
+DISTRIBUTIONS = {'xdist': 'pytest-xdist'}
 
 # Two families of distributions share the import names. The first of a row is the one to install.
 FAMILIES = {
@@ -142,7 +144,8 @@ def remedy_for(missing: Sequence[str], python: str, extra: str) -> str:
         commands.append(f'{python} -m pip install -r requirements/docs.txt')
     tools = [name for name in missing if name != 'mmlab_inline' and name not in DOCS]
     if tools:
-        commands.append(f'{python} -m pip install {" ".join(tools)}')
+        distributions = ' '.join(DISTRIBUTIONS.get(name, name) for name in tools)
+        commands.append(f'{python} -m pip install {distributions}')
     return ' && '.join(commands)
 
 

@@ -297,6 +297,7 @@ def test_cuda_ops_need_a_gpu_and_a_matching_compiler(env, onedl, torch, nvcc, en
             '--force-reinstall --no-deps --no-build-isolation --no-cache-dir onedl-mmcv',
         ),
         (['mmlab_inline', 'ruff'], 'onedl', '--no-deps -e . && py -m pip install ruff'),
+        (['pytest', 'xdist'], 'onedl', 'py -m pip install pytest pytest-xdist'),
         (['mkdocs', 'material'], 'onedl', 'py -m pip install -r requirements/docs.txt'),
     ],
 )

@@ -58,12 +58,13 @@ GIB_PER_JOB = 2.0
 # Measured: 9 minutes on 2 cores.
 BUILD_CORE_MINUTES = 18
 
+TESTS = ('pytest', 'xdist')
 # Modules an existing environment must offer, by make target.
 NEEDED = {
-    'setup': (*LIBRARIES, 'mmlab_inline', 'pytest', 'ruff'),
+    'setup': (*LIBRARIES, 'mmlab_inline', *TESTS, 'ruff'),
     'demo': (*LIBRARIES, 'mmlab_inline'),
-    'test': (*LIBRARIES, 'mmlab_inline', 'pytest'),
-    'test-all': (*LIBRARIES, 'mmlab_inline', 'pytest'),
+    'test': (*LIBRARIES, 'mmlab_inline', *TESTS),
+    'test-all': (*LIBRARIES, 'mmlab_inline', *TESTS),
     'lint': ('ruff',),
     'docs': DOCS,
 }
