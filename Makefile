@@ -16,8 +16,9 @@ else
 environment = $(make_environment)
 endif
 
-# One process per core; the long tests take some GB each, so no more than four.
-pytest = -m pytest tests --numprocesses auto --maxprocesses 4 --dist worksteal
+# Processes that run tests. Each takes up to 6 GB in the long ones; 0 is pytest by itself.
+JOBS := 2
+pytest = -m pytest tests --numprocesses $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-all test-openmmlab lint docs
