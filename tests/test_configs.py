@@ -205,7 +205,7 @@ def test_backbone(recipe):
     assert backbone.arch == ARCHS[recipe.arch]
     assert backbone.drop_path_rate == recipe.drop_path
     assert backbone.get('attention') == (None if recipe.inline else 'softmax')
-    (weights,) = (node.init_cfg for node in pretrained_settings(cfg))
+    ((_, weights),) = pretrained_settings(cfg)
     name = f'{recipe.folder}_{ARCHS[recipe.arch]}'
     assert weights == dict(type='Pretrained', checkpoint=f'pretrained/{name}.pth')
     assert name in RELEASED_WEIGHTS

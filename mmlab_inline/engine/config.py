@@ -83,20 +83,20 @@ def check_options(cfg: Config, options: Mapping) -> None:
             node = node[part]
 
 
-def pretrained_settings(cfg: Config) -> Iterator[dict]:
-    """Every dict of the model that asks for pretrained weights."""
-    return (
-        node
-        for node in dicts(cfg.get('model', {}))
-        if isinstance(node.get('init_cfg'), Mapping)
-        and node['init_cfg'].get('type') == 'Pretrained'
-    )
+def pretrained_settings(cfg: Config) -> Iterator[tuple[dict, dict]]:
+    """Every part of the model that asks for pretrained weights, with what it asks for."""
+    for node in dicts(cfg.get('model', {})):
+        for item in _init_items(node):
+            if item.get('type') == 'Pretrained':
+                yield node, item
 
 
 def drop_pretrained(cfg: Config) -> None:
     """Start from random weights."""
-    for node in pretrained_settings(cfg):
-        node['init_cfg'] = None
+    for node, _ in list(pretrained_settings(cfg)):
+        node['init_cfg'] = [
+            item for item in _init_items(node) if item.get('type') != 'Pretrained'
+        ] or None
 
 
 def dicts(node: object) -> Iterator[dict]:
@@ -108,6 +108,13 @@ def dicts(node: object) -> Iterator[dict]:
         return
     for child in node:
         yield from dicts(child)
+
+
+def _init_items(node: Mapping) -> list[Mapping]:
+    """``init_cfg`` of a part, which may be one dict, several or none."""
+    init_cfg = node.get('init_cfg')
+    items = init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
+    return [item for item in items if isinstance(item, Mapping)]
 
 
 def _keywords(type_name: str, scope: str) -> set[str]:

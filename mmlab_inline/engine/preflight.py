@@ -35,16 +35,24 @@ def check_pretrained(cfg: Config) -> None:
     """Check that the weights that the config asks for exist.
 
     Raises:
-        UserError: A file is missing; names its download page.
+        UserError: A file is missing, with its download page, or a backbone here is given a URL.
     """
     path = str(cfg.get('load_from') or '')
     if path and '://' not in path and not Path(path).is_file():
         raise UserError(f'checkpoint {path} does not exist')
-    for node in pretrained_settings(cfg):
-        path = str(node['init_cfg'].get('checkpoint'))
-        if '://' in path or Path(path).is_file():
-            continue
+    for part, settings in pretrained_settings(cfg):
+        path = str(settings.get('checkpoint'))
         name, folder = Path(path).stem, Path(path).parent
+        if '://' in path:
+            # The backbones here read files alone; mmengine fetches those of all other modules.
+            if str(part.get('type')).rpartition('.')[2] in ('InLinePVT', 'InLineSwin'):
+                raise UserError(
+                    f'init_cfg of the backbone takes no URL ({path}): fetch the file, released '
+                    'ones by tools/download_weights.py, and give its path'
+                )
+            continue
+        if Path(path).is_file():
+            continue
         source = 'put the ImageNet weights there'
         if name in RELEASED_WEIGHTS:
             source = (

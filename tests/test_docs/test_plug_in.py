@@ -125,8 +125,8 @@ def check_weights(cfg: Config) -> None:
     if cfg.default_scope == 'mmpretrain':
         assert not list(pretrained_settings(cfg))
         return
-    (node,) = pretrained_settings(cfg)
-    name = Path(node['init_cfg']['checkpoint']).stem.removesuffix('_4ch')
+    ((node, settings),) = pretrained_settings(cfg)
+    name = Path(settings['checkpoint']).stem.removesuffix('_4ch')
     assert name in RELEASED_WEIGHTS
     kind = node['type'].rpartition('.')[2].replace('InLine', 'inline_').lower()
     assert name == f'{kind}_{node["arch"]}'

@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmlab_inline.engine import check_options, drop_pretrained, load_config
+from mmlab_inline.engine.config import pretrained_settings
 from mmlab_inline.utils import UserError
 
 pytest.importorskip('mmdet')
@@ -110,3 +111,18 @@ def test_drop_pretrained_reaches_every_part():
     assert cfg.model.backbone.init_cfg is None
     assert cfg.model.heads[0].init_cfg is None
     assert cfg.model.heads[1].init_cfg == dict(type='Normal')
+
+
+def test_drop_pretrained_looks_into_lists():
+    pretrained, normal = dict(type='Pretrained', checkpoint='a.pth'), dict(type='Normal')
+    parts = dict(
+        backbone=dict(init_cfg=[pretrained]),
+        neck=dict(init_cfg=[pretrained, normal, pretrained]),
+        head=dict(init_cfg=[normal]),
+    )
+    cfg = Config(dict(model=parts))
+    assert [settings for _, settings in pretrained_settings(cfg)] == [pretrained] * 3
+    drop_pretrained(cfg)
+    assert not list(pretrained_settings(cfg))
+    assert not cfg.model.backbone.init_cfg
+    assert cfg.model.neck.init_cfg == cfg.model.head.init_cfg == [normal]

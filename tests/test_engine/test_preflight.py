@@ -67,6 +67,22 @@ def test_unknown_missing_weights(tmp_path):
         check_pretrained(Config(dict(model=dict(init_cfg=init_cfg))))
 
 
+def test_missing_weights_in_a_list(tmp_path):
+    init_cfg = [dict(type='Pretrained', checkpoint=str(tmp_path / 'mine.pth'))]
+    with pytest.raises(UserError, match=r'mine\.pth does not exist'):
+        check_pretrained(Config(dict(model=dict(init_cfg=init_cfg))))
+
+
+def test_url_of_weights():
+    """Only the backbones here, which read files, refuse it."""
+    init_cfg = dict(type='Pretrained', checkpoint='https://example.org/x.pth')
+    check_pretrained(Config(dict(model=dict(backbone=dict(type='ResNet', init_cfg=init_cfg)))))
+    for name in ('InLinePVT', 'mmlab_inline.InLineSwin'):
+        cfg = Config(dict(model=dict(backbone=dict(type=name, init_cfg=init_cfg))))
+        with pytest.raises(UserError, match=r'URL \(https://example\.org/x\.pth\): fetch the file'):
+            check_pretrained(cfg)
+
+
 def test_load_weights(tmp_path):
     path = tmp_path / 'a.pth'
     source, target = nn.Linear(2, 3), nn.Linear(2, 3)

@@ -114,8 +114,8 @@ def weights(model: dict, cfg: Config) -> Iterator[str]:
     """Links to the trained model, once there is one, and to the ImageNet weights it starts from."""
     if 'Weights' in model:
         yield f'[model]({model["Weights"]})'
-    for settings in pretrained_settings(cfg):
-        page = RELEASED_WEIGHTS[Path(settings['init_cfg']['checkpoint']).stem]
+    for _, settings in pretrained_settings(cfg):
+        page = RELEASED_WEIGHTS[Path(settings['checkpoint']).stem]
         yield f'[ImageNet]({page})'
 
 

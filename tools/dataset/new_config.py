@@ -190,8 +190,8 @@ def print_next_steps(config: Path, args: argparse.Namespace, console: Console) -
     where = config.relative_to(Path.cwd()) if config.is_relative_to(Path.cwd()) else config
     new_classes = ' --new-classes' if args.load_from else ''
     lines = [f'Look at {where.parent}/contact_sheet.png: are the annotations where they belong?']
-    for node in pretrained_settings(load_config(str(config))) if not args.load_from else ():
-        path = Path(str(node['init_cfg'].get('checkpoint')))
+    for _, settings in pretrained_settings(load_config(str(config))) if not args.load_from else ():
+        path = Path(str(settings.get('checkpoint')))
         if not path.is_file():
             lines.append(
                 f'{path} is not there: python tools/download_weights.py {path.stem} fetches it'
