@@ -17,20 +17,24 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
         ``None`` where the folder holds no checkpoint.
 
     Raises:
-        UserError: All of them are torn.
+        UserError: All of them are torn, or the newest is a folder of shards.
     """
     work_dir = Path(work_dir)
     regular = [*work_dir.glob('epoch_*.pth'), *work_dir.glob('iter_*.pth')]
-    others = [path for path in (*regular, work_dir / INTERRUPTED) if path.is_file()]
+    others = [path for path in (*regular, work_dir / INTERRUPTED) if path.exists()]
     others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     pointer = work_dir / LAST_CHECKPOINT
-    if pointer.is_file():
-        named = Path(pointer.read_text().strip())
+    if pointer.is_file() and (name := pointer.read_text().strip()):
         # The folder may have been moved since.
-        newest = named if named.is_file() else work_dir / named.name
-        if newest.is_file():
+        newest = Path(name) if Path(name).exists() else work_dir / Path(name).name
+        if newest.exists():
             others = [newest, *(path for path in others if not path.samefile(newest))]
     for path in others:
+        if path.is_dir():
+            raise UserError(
+                f'{path} is a folder of shards, which --resume does not read: train anew with '
+                "strategy.state_dict_cfg='full' and another --work-dir"
+            )
         if is_whole(path):
             return path
         print(f'{path} is torn: trying the checkpoint before it')

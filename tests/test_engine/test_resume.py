@@ -71,6 +71,17 @@ def test_moved_folder(save, tmp_path):
     assert find_checkpoint(tmp_path) == newest
 
 
+@pytest.mark.parametrize('pointer', ['{}/epoch_2.pth', '/elsewhere/epoch_2.pth', ''])
+def test_sharded_checkpoint_is_no_reason_to_start_over(save, tmp_path, pointer):
+    save('epoch_1.pth')  # of an earlier run
+    (tmp_path / 'epoch_2.pth').mkdir()
+    (tmp_path / 'last_checkpoint').write_text(pointer.format(tmp_path))
+    with pytest.raises(UserError, match=r'epoch_2\.pth is a folder of shards'):
+        find_checkpoint(tmp_path)
+    newest = save('epoch_3.pth')
+    assert find_checkpoint(tmp_path) == newest
+
+
 @pytest.mark.parametrize('kept', [0, 0.01, 0.5, 0.99, 0.999])
 def test_cut_off_file_is_not_whole(save, kept):
     path = save('a.pth')
