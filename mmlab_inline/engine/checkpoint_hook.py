@@ -4,13 +4,12 @@ from pathlib import Path
 
 from mmengine.dist import get_world_size, is_main_process, master_only
 from mmengine.hooks import CheckpointHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
 from ..registry import HOOKS
 from ..utils import write_atomically
 from .atomic_backend import ATOMIC_BACKEND
+from .model import unwrapped_model
 
 INTERRUPTED = 'interrupted.pth'
 LAST_CHECKPOINT = 'last_checkpoint'
@@ -61,14 +60,14 @@ class AtomicCheckpointHook(CheckpointHook):
         if 'optimizer' in checkpoint and get_world_size() == 1:
             checkpoint['gradients'] = {
                 name: parameter.grad.cpu()
-                for name, parameter in _model(runner).named_parameters()
+                for name, parameter in unwrapped_model(runner).named_parameters()
                 if parameter.grad is not None
             }
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Continue an accumulation."""
         if runner._resume and get_world_size() == 1:
-            parameters = dict(_model(runner).named_parameters())
+            parameters = dict(unwrapped_model(runner).named_parameters())
             for name, gradient in checkpoint.get('gradients', {}).items():
                 parameters[name].grad = gradient.to(parameters[name].device)
 
@@ -148,7 +147,3 @@ def save_interrupted(runner: Runner, iteration: int) -> Path:
 @master_only
 def _set_last_checkpoint(runner: Runner, path: str) -> None:
     write_atomically(Path(runner.work_dir, LAST_CHECKPOINT), path.encode())
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model

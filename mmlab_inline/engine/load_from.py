@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping
 
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils import CheckpointError, UserError, compare_state_dict, unwrap_state_dict
+from .model import unwrapped_model
 
 # Where heads are told how many classes there are; panoptic heads have two kinds of them.
 _CLASS_KEYS = ('num_classes', 'num_things_classes')
@@ -41,7 +41,7 @@ def prepare_load_from(runner: Runner, new_classes: bool = False) -> None:
         given = unwrap_state_dict(CheckpointLoader.load_checkpoint(path, map_location='cpu'))
     except (FileNotFoundError, CheckpointError) as error:
         raise UserError(str(error)) from None
-    own = _model(runner).state_dict()
+    own = unwrapped_model(runner).state_dict()
     difference = compare_state_dict(own, given)
     fresh: list[str] = []
     if difference:
@@ -114,13 +114,9 @@ class _FillUpHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         # Only if needed: FSDP does not let its inner modules be asked.
-        own = _model(runner).state_dict() if self.names else {}
+        own = unwrapped_model(runner).state_dict() if self.names else {}
         fresh = {name: own[name] for name in self.names}
         checkpoint['state_dict'] = {**unwrap_state_dict(checkpoint), **fresh}
-
-
-def _model(runner: Runner) -> nn.Module:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
 
 def _one_class_more(node: object) -> object:

@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
@@ -17,6 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..registry import HOOKS
 from ..utils import UserError, one_of
 from .checkpoint_hook import save_interrupted
+from .model import unwrapped_model
+from .termination_hook import any_process
 
 
 @HOOKS.register_module()
@@ -40,7 +41,7 @@ class NonFiniteLossHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Get between the model and its optimizer."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped_model(runner)
         wrapper = runner.optim_wrapper
         model.parse_losses = partial(self._parse_losses, model.parse_losses)
         wrapper.update_params = partial(self._update_params, runner, wrapper, wrapper.update_params)
@@ -97,10 +98,11 @@ class NonFiniteLossHook(Hook):
 
     def _stop(self, runner: Runner, message: str) -> None:
         weights = runner.model.parameters()
-        if all(bool(torch.isfinite(weight).all()) for weight in weights):
-            state = f'the state before it is in {save_interrupted(runner, runner.iter)}'
-        else:
+        # With FSDP each process sees its own share only, and they all have to save, or none.
+        if any_process(not all(bool(torch.isfinite(weight).all()) for weight in weights)):
             state = 'the weights were not finite before it either, so nothing is saved'
+        else:
+            state = f'the state before it is in {save_interrupted(runner, runner.iter)}'
         barrier()
         raise UserError(
             f'{message}; {state}; look at these images and their labels, lower the learning rate, '

@@ -1,5 +1,8 @@
 """Sample 7 of the tiny run's data is NaN."""
 
+import multiprocessing
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -90,6 +93,33 @@ def test_weights_that_are_no_numbers_are_not_saved(build_run, tmp_path):
     with pytest.raises(UserError, match='weights were not finite before it'):
         runner.train()
     assert find_checkpoint(tmp_path / 'run').name == 'epoch_1.pth'
+
+
+def stop(rank, folder, said):
+    """In one of two processes, whose shares of the weights differ."""
+    init = f'file://{folder}/rendezvous'
+    torch.distributed.init_process_group('gloo', init, rank=rank, world_size=2)
+    model = torch.nn.Linear(1, 1)
+    if rank == 1:
+        model.weight.data.fill_(float('nan'))
+    runner = SimpleNamespace(model=model, iter=3, epoch=1, work_dir=folder)
+    runner.save_checkpoint = lambda *args, **kwargs: None
+    try:
+        NonFiniteLossHook()._stop(runner, 'bad')
+    except UserError as error:
+        said.put(str(error))
+
+
+def test_processes_with_other_shares_of_the_weights_agree(tmp_path):
+    context = multiprocessing.get_context('fork')
+    said = context.Queue()
+    processes = [context.Process(target=stop, args=(rank, tmp_path, said)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    messages = [said.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert all('weights were not finite before it' in message for message in messages), messages
 
 
 def test_unknown_choice():

@@ -1,0 +1,33 @@
+"""The model of a config or of a run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from torch import nn
+
+from ..utils import UserError, one_line
+
+
+@contextmanager
+def errors_of_build(what: str = 'the model') -> Iterator[None]:
+    """Say in one line why a model does not build.
+
+    Args:
+        what: What the line calls it.
+
+    Raises:
+        UserError: In place of any other error.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # whatever settings provoke
+        raise UserError(f'{what} does not build: {one_line(error)}') from error
+
+
+def unwrapped_model(runner: Runner) -> nn.Module:
+    """A run's model, without what shares it among processes."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
