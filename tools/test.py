@@ -24,6 +24,7 @@ from mmlab_inline.engine import (
     start_processes,
     use_safe_loading,
 )
+from mmlab_inline.engine.model import unwrapped_model
 from mmlab_inline.engine.report import EVALUATED
 from mmlab_inline.engine.runner import CheckedRunner
 from mmlab_inline.utils import UserError, exit_on_user_error
@@ -60,8 +61,7 @@ def main() -> None:
 
         start_processes(cfg, args.timeout)
         runner = CheckedRunner.from_cfg(cfg)
-        model = getattr(runner.model, 'module', runner.model)
-        load_weights(model, args.checkpoint)
+        load_weights(unwrapped_model(runner), args.checkpoint)
         runner.message_hub.update_info(EVALUATED, args.checkpoint)
         with errors_of_other_processes(cfg):
             metrics = runner.test()

@@ -64,7 +64,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--seed', type=int, help='random seed')
     parser.add_argument(
-        '--deterministic', action='store_true', help='deterministic algorithms (slower)'
+        '--deterministic',
+        action='store_true',
+        help='deterministic algorithms, slower; warns where there is none',
     )
     parser.add_argument(
         '--from-scratch', action='store_true', help='random weights instead of pretrained ones'
@@ -87,8 +89,7 @@ def main() -> None:
             resume(cfg, args.resume)
         if args.from_scratch or cfg.get('load_from'):
             drop_pretrained(cfg)  # a checkpoint overrides them
-        if args.seed is not None or args.deterministic:
-            cfg.randomness = dict(seed=args.seed, deterministic=args.deterministic)
+        set_randomness(cfg, args.seed, args.deterministic)
         if args.accumulate > 1:
             cfg.optim_wrapper.accumulative_counts = args.accumulate
         if args.auto_scale_lr:
@@ -101,9 +102,9 @@ def main() -> None:
             print(enable_amp(cfg))
 
     start_processes(cfg, args.timeout)
-    # Strategies such as FSDP need mmengine's FlexibleRunner.
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
     with exit_on_user_error(), errors_of_other_processes(cfg):
+        # Strategies such as FSDP need mmengine's FlexibleRunner.
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else CheckedRunner.from_cfg(cfg)
         prepare_load_from(runner, args.new_classes)
         runner.train()
         end_processes()
@@ -124,6 +125,15 @@ def resume(cfg: Config, path: str) -> None:
         raise UserError(f'checkpoint {path} is torn; --resume alone takes the newest whole one')
     cfg.resume = True
     cfg.load_from = str(path)
+
+
+def set_randomness(cfg: Config, seed: int | None, deterministic: bool) -> None:
+    """Change what was asked for, and leave the rest as the config has it."""
+    cfg.randomness = {'seed': None, **(cfg.get('randomness') or {})}
+    if seed is not None:
+        cfg.randomness.seed = seed
+    if deterministic:
+        cfg.randomness.deterministic = True
 
 
 def enable_auto_scale_lr(cfg: Config, accumulate: int) -> None:

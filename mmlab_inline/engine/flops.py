@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..layers import InLineAttention, SpatialReductionAttention, WindowAttention
 from ..ops import padded_shape
 from ..utils import UserError, one_line
+from .model import errors_of_build
 
 # (H, W) in pixels of the image that published tables count with.
 DEFAULT_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
@@ -228,12 +229,10 @@ def build_meta(settings: Mapping, scope: str) -> nn.Module:
     Raises:
         UserError: It does not build.
     """
-    try:
-        with DefaultScope.overwrite_default_scope(scope), _MetaWeights(), warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            model = MODELS.build(settings).to('meta')
-    except Exception as error:
-        raise UserError(f'the model does not build: {one_line(error)}') from error
+    scoped = DefaultScope.overwrite_default_scope(scope)
+    with errors_of_build(), scoped, _MetaWeights(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        model = MODELS.build(settings).to('meta')
     model.eval()  # not chained: many backbones' own train() returns nothing
     return model
 

@@ -16,6 +16,8 @@ from ..layers import Block
 from ..registry import RUNNERS, STRATEGIES
 from ..utils import UserError, written_atomically
 from .atomic_backend import told_how_to_go_on
+from .model import errors_of_build
+from .seeding import prefer_deterministic_algorithms
 
 
 @STRATEGIES.register_module()
@@ -25,6 +27,7 @@ class ShardedStrategy(FSDPStrategy):
     - Each block of the backbone is a unit, so that the whole weights of one or two blocks exist at
       a time. Heads stay in the outermost unit, because mmdet and mmseg call their methods past
       ``forward``, where FSDP gathers weights.
+    - ``randomness.deterministic`` only warns of what has no deterministic algorithm.
     - Gradients are clipped by the norm over all processes; mmengine takes each process's own.
     - Checkpoints are whole by default, equal to those of one process, and written so that a kill
       leaves the one before.
@@ -75,6 +78,11 @@ class ShardedStrategy(FSDPStrategy):
         )
         self.optim_wrapper.load_state_dict(share)
 
+    def _set_randomness(self, **randomness: object) -> None:
+        super()._set_randomness(**randomness)
+        if randomness.get('deterministic'):
+            prefer_deterministic_algorithms()
+
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         check_fsdp()
         self.model_wrapper = {
@@ -117,7 +125,8 @@ class StrategyRunner(FlexibleRunner):
 
     def __init__(self, *args: object, **settings: object) -> None:
         super().__init__(*args, **settings)
-        self.model = self.strategy.build_model(self.model)
+        with errors_of_build():
+            self.model = self.strategy.build_model(self.model)
 
     def save_checkpoint(self, *args: object, meta: dict | None = None, **settings: object) -> None:
         """Save; ``meta`` comes last."""

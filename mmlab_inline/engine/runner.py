@@ -1,4 +1,4 @@
-"""mmengine's runner, with data that name the file where they fail."""
+"""mmengine's runner, with one line where settings or data fail."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -16,12 +16,32 @@ from ..datasets.checks import check_annotations, innermost_datasets, read_annota
 from ..datasets.checks.finding import first_fatal
 from ..datasets.checks.settings import class_names, dataset_class
 from ..utils import UserError, one_line
+from .model import errors_of_build
+from .seeding import prefer_deterministic_algorithms
 
 _NO_IMAGE = 'no image is left, folder, suffix, class names or filter_cfg do not fit'
 
 
 class CheckedRunner(Runner):
-    """Stops with one line where a dataset does not build, is empty, or a file does not load."""
+    """Stops with one line where the model or a dataset does not build, or a file does not load.
+
+    ``randomness.deterministic`` only warns of what has no deterministic algorithm.
+    """
+
+    def set_randomness(self, *args: object, **settings: object) -> None:
+        """Seed this process."""
+        super().set_randomness(*args, **settings)
+        if self.deterministic:
+            prefer_deterministic_algorithms()
+
+    def build_model(self, model: nn.Module | dict) -> nn.Module:
+        """Build the model.
+
+        Raises:
+            UserError: It does not build.
+        """
+        with errors_of_build():
+            return super().build_model(model)
 
     @staticmethod
     def build_dataloader(

@@ -5,6 +5,7 @@ no random state from the one that was stopped, in none of its processes.
 """
 
 import itertools
+import os
 import random
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +21,15 @@ def seed_everything(*numbers: int) -> None:
     random.seed(int(seeds[0]))
     np.random.seed(seeds[1])
     torch.manual_seed(int(seeds[2]))
+
+
+def prefer_deterministic_algorithms() -> None:
+    """Take deterministic algorithms where torch has them, and let it warn where it has none.
+
+    mmengine's setting raises there, and on a GPU that is in the loss of every segmentor.
+    """
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')  # read when CUDA starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 class NumberedBatches(BatchSampler):

@@ -146,3 +146,13 @@ def test_scripts_say_how_they_are_called(script):
 def test_resume_without_a_checkpoint_keeps_the_pretrained_weights(fails):
     # A restarted job that never saved must not silently train from random weights.
     assert 'inline_pvt_tiny.pth' in fails('train.py', DETECTOR, '--resume')
+
+
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_model_does_not_build(fails, tool, tmp_path):
+    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'ring', 'cross'))
+    torch.save({}, 'a.pth')
+    arguments = [DEMO, 'a.pth'][: 2 if tool == 'test.py' else 1]
+    line = fails(tool, *arguments, '--cfg-options', 'model.backbone.arch=tinny')
+    assert 'the model does not build: ' in line
+    assert "'tinny'" in line

@@ -164,6 +164,9 @@ def test_wrong_input_is_one_line(infer, folder):
     ):
         [line] = infer('mmseg', image, code=2, checkpoint=checkpoint)
         assert said in line
+    wrong_arch = ('--cfg-options', 'model.backbone.arch=tinny')
+    [line] = infer('mmseg', image, *wrong_arch, code=2)
+    assert 'the model does not build: ' in line and "'tinny'" in line
     assert not Path('work_dirs').exists()
 
 

@@ -5,12 +5,14 @@ import importlib.util
 import json
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from mmlab_inline.datasets import write_dataset
@@ -81,6 +83,7 @@ def trained(request, folder):
         f'work_dirs/{task}',
         '--seed',
         '1',
+        '--deterministic',
         '--accumulate',
         '2',
         '--auto-scale-lr',
@@ -96,6 +99,21 @@ def test_train_says_what_is_next(trained, folder):
     checkpoint = folder / 'work_dirs' / task / LAST[task]
     assert checkpoint.is_file()
     assert f'tools/test.py {DEMO[task]} {checkpoint}' in printed
+
+
+@pytest.mark.parametrize(
+    ('given', 'arguments', 'expected'),
+    [
+        (None, (None, False), dict(seed=None)),
+        (dict(seed=0), (None, True), dict(seed=0, deterministic=True)),
+        (dict(deterministic=True), (5, False), dict(seed=5, deterministic=True)),
+        (dict(seed=0, diff_rank_seed=True), (5, False), dict(seed=5, diff_rank_seed=True)),
+    ],
+)
+def test_options_leave_the_rest_of_the_randomness(given, arguments, expected):
+    cfg = Config(dict(randomness=given) if given else {})
+    runpy.run_path(str(ROOT / 'tools/train.py'))['set_randomness'](cfg, *arguments)
+    assert cfg.randomness == expected
 
 
 def test_train_scales_the_rate_by_the_whole_step(trained):

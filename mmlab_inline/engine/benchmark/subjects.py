@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from ...backbones import InLinePVT, InLineSwin, inline_pvt, inline_swin
 from ...layers import MixerContext, build_token_mixer
-from ...utils import UserError, one_line
+from ...utils import UserError
 from ..config import drop_pretrained
+from ..model import errors_of_build
 from .device import Device
 
 BACKBONES: dict[str, tuple[type[nn.Module], str]] = {
@@ -58,12 +59,8 @@ class Subject(ABC):
             UserError: It does not build.
         """
         torch.manual_seed(0)
-        try:
+        with errors_of_build(self.title):
             return self._build(softmax).to(self.device.type)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f'{self.title} does not build: {one_line(error)}') from error
 
     def images(self, phase: str) -> int:
         """Images, or maps, of one call of a pass."""

@@ -16,6 +16,7 @@ from torch import nn
 from ...datasets.checks import innermost_datasets
 from ...utils import UserError
 from ..config import drop_pretrained
+from ..model import errors_of_build
 from ..preflight import load_weights
 from .pictures import class_colours
 from .predictions import Instances, MaskCrop, Prediction
@@ -48,8 +49,8 @@ class Predictor:
         is_segmentor: Whether predictions are label maps.
 
     Raises:
-        UserError: The config has no model, the checkpoint is of another one, or there is no such
-            device.
+        UserError: The config has no model or one that does not build, the checkpoint is of another
+            one, or there is no such device.
     """
 
     def __init__(
@@ -73,7 +74,8 @@ class Predictor:
         cfg = deepcopy(cfg)
         drop_pretrained(cfg)
         init_default_scope(scope)
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        with errors_of_build():
+            model = revert_sync_batchnorm(MODELS.build(cfg.model))
         meta = load_weights(model, checkpoint).get('dataset_meta') or {}
         self.model = model.to(torch_device).eval()
 
