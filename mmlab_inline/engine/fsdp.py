@@ -27,10 +27,10 @@ class ShardedStrategy(FSDPStrategy):
     - Each block of the backbone is a unit, so that the whole weights of one or two blocks exist at
       a time. Heads stay in the outermost unit, because mmdet and mmseg call their methods past
       ``forward``, where FSDP gathers weights.
-    - ``randomness.deterministic`` only warns of what has no deterministic algorithm.
     - Gradients are clipped by the norm over all processes; mmengine takes each process's own.
     - Checkpoints are whole by default, equal to those of one process, and written so that a kill
       leaves the one before.
+    - ``randomness.deterministic`` only warns of what has no deterministic algorithm.
 
     Takes the arguments of mmengine's class.
     """
