@@ -52,7 +52,9 @@ def parse_args() -> argparse.Namespace:
         help='with --load-from: the classes differ; tensors shaped by their number start afresh',
     )
     parser.add_argument(
-        '--amp', action='store_true', help='mixed precision: fp16 on a GPU, else bf16 on the CPU'
+        '--amp',
+        action='store_true',
+        help='mixed precision: fp16 on a GPU, bf16 on the CPU (segmentors only)',
     )
     parser.add_argument(
         '--auto-scale-lr',

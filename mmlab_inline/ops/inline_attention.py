@@ -27,6 +27,7 @@ KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
     'leakyrelu': lambda x: F.leaky_relu(x, 0.01),
     'exp': lambda x: torch.exp(0.2 * x),
 }
+"""Kernel functions of queries and keys, by name."""
 
 
 def token_mean(x: Tensor) -> Tensor:

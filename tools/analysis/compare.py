@@ -3,8 +3,8 @@
     python tools/analysis/compare.py RUN RUN ... [--out PAGE.html]
 
 RUN is a work folder. Prints the metrics and writes the rest to a page that needs nothing beside
-itself. What a run was not evaluated for is left out: training alone gives curves and metrics,
-tools/test.py the rest.
+itself. A run without a report (switched off, or ended before the first evaluation) has its
+curves only.
 """
 
 import argparse
