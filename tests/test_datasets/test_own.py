@@ -681,6 +681,7 @@ def colour_of_two(root):
         ('det', yolo_names('names: {a: cat}'), r'data\.yaml has no list of names; write'),
         ('det', yolo_names('names: [Kätzchen]'), r'data\.yaml has no list of names; write'),
         ('det', voc(voc_object('dog', '1,5', 1, 9, 9)), r"<xmin> is '1,5', which is no number"),
+        ('det', voc(voc_object('dog', 1, 1, 'nan', 9)), "<xmax> is 'nan', which is no number"),
         ('det', voc(size='<size><width>a</width></size>'), "<size/width> is 'a', which is no"),
         ('det', voc(head=b'<?xml version="1.0" encoding="gbk"?>'), r'a\.xml is no XML in UTF-8'),
         ('det', altered_coco(categories=[dict(id=0)]), r'is damaged .*name.*; export'),

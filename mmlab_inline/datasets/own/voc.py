@@ -1,5 +1,6 @@
 """Pascal VOC's XML files of boxes, as LabelImg, CVAT and others write them."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
@@ -81,10 +82,9 @@ def read_lists(folder: Folder, kind: str) -> dict[str, str]:
     for path in folder.with_suffix('.txt'):
         if path.parts[-3:-1] == ('ImageSets', kind) and path.stem in SPLITS:
             lines = read_lines(path)
-            words |= {line.split()[0]: path.stem for line in lines}  # a flag may follow the name
-            splits |= {
-                line.strip().strip('"'): path.stem for line in lines
-            }  # which may have blanks
+            # A name may hold blanks, or be followed by a flag.
+            words |= {line.split()[0]: path.stem for line in lines}
+            splits |= {line.strip().strip('"'): path.stem for line in lines}
     return words | splits
 
 
@@ -98,8 +98,11 @@ def _text(node: ElementTree.Element, name: str, path: Path, default: str | None 
 def _number(node: ElementTree.Element, name: str, path: Path, default: str | None = None) -> float:
     text = _text(node, name, path, default)
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
         raise UserError(
             f'{path}: <{name}> is {text!r}, which is no number; export it again as Pascal VOC'
-        ) from None
+        )
+    return number
