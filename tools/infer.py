@@ -22,8 +22,11 @@ from mmlab_inline.engine.inference import (
     count_frames,
     find_sources,
     read_frames,
+    recorded,
 )
 from mmlab_inline.utils import exit_on_user_error
+
+_INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
 
 
 def parse_args() -> argparse.Namespace:
@@ -101,20 +104,35 @@ def main() -> None:
             TextColumn('{task.fields[rate]}'),
             TimeRemainingColumn(),
         )
-        start, count = time.perf_counter(), 0
-        with Progress(*columns, console=console) as progress:
-            bar = progress.add_task('', total=count_frames(sources), rate='')
-            frames = read_frames(sources, predictor.read_image, failures)
-            for count, (frame, prediction) in enumerate(predictor(frames), start=1):
-                writer.add(frame, prediction)
-                rate = count / (time.perf_counter() - start)
-                progress.update(bar, advance=1, rate=f'{rate:.1f} images/s')
-        said = writer.finish()
-    seconds = time.perf_counter() - start
-    print(f'{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)', *said, sep='; ')
-    for path, reason in failures.items():
-        print(f'error: {path} cannot be read: {reason}', file=sys.stderr)
-    sys.exit(1 if failures else 0)
+        start, count, total = time.perf_counter(), 0, count_frames(sources)
+        whole = False
+        try:
+            with Progress(*columns, console=console) as progress:
+                bar = progress.add_task('', total=total, rate='')
+                frames = read_frames(sources, predictor.read_image, failures)
+                for frame, prediction in predictor(frames, failures):
+                    with recorded(failures, frame.file_name, 'cannot be written'):
+                        writer.add(frame, prediction)
+                        count += 1
+                    rate = count / (time.perf_counter() - start)
+                    progress.update(bar, completed=count, rate=f'{rate:.1f} images/s')
+            whole = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            said = writer.finish()
+            seconds = time.perf_counter() - start
+            speed = f'{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)'
+            print(speed, *said, sep='; ')
+            for name, reason in failures.items():
+                print(f'error: {name} {reason}', file=sys.stderr)
+            if not whole:
+                print(
+                    f'error: stopped after {count} of {total} images; the results are of these '
+                    'alone, run again for all',
+                    file=sys.stderr,
+                )
+    sys.exit(_INTERRUPTED if not whole else int(bool(failures)))
 
 
 if __name__ == '__main__':

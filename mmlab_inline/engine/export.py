@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..utils import UserError, load_checkpoint, one_line
 from ..version import __version__
 from .config import drop_pretrained
+from .flops import image_channels
 from .preflight import load_weights
 
 FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}
@@ -96,6 +97,7 @@ class ExportModule(nn.Module):
         part: ``'model'`` or ``'backbone'``.
         preprocess: Normalise and pad in the graph, as the model's data preprocessor does.
         label_map: Put out a segmentor's classes instead of logits.
+        in_channels: Of the image.
 
     Raises:
         UserError: A kind of model that is not supported, or an option that does not fit it.
@@ -107,8 +109,10 @@ class ExportModule(nn.Module):
         part: str = 'model',
         preprocess: bool = True,
         label_map: bool = False,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
+        self.in_channels = in_channels
         self.kind = 'backbone' if part == 'backbone' else _kind(model)
         self.label_map = label_map
         if label_map and (self.kind != 'segmentor' or model.decode_head.out_channels == 1):
@@ -138,7 +142,7 @@ class ExportModule(nn.Module):
         """Outputs by name.
 
         Args:
-            image: (B, 3, H, W), in the channel order that the metadata tells; 0 to 255, or
+            image: (B, C, H, W), in the channel order that the metadata tells; 0 to 255, or
                 normalised where ``preprocess`` is off.
         """
         height, width = image.shape[2:]
@@ -220,9 +224,15 @@ def build_export_module(
     load_weights(model, checkpoint)
     if not hasattr(model, 'backbone'):
         raise UserError(f'{type(model).__name__} is not supported: it has no backbone')
-    module = ExportModule(model, part, preprocess, label_map)
-    with torch.no_grad():
-        outputs = module.named_outputs(torch.zeros(1, 3, 64, 64))
+    channels = image_channels(cfg.model)
+    module = ExportModule(model, part, preprocess, label_map, channels)
+    try:
+        with torch.no_grad():
+            outputs = module.named_outputs(torch.zeros(1, channels, 64, 64))
+    except RuntimeError as error:
+        raise UserError(
+            f'the model does not run on an image of {channels} channels: {one_line(error)}'
+        ) from error
     processor = model.data_preprocessor
     # Upstream's mmseg calls it by the second name.
     swaps_channels = any(
@@ -231,8 +241,8 @@ def build_export_module(
     metadata = dict(
         producer=f'mmlab-inline {__version__}',
         kind=module.kind,
-        input='image: float32 (batch, 3, height, width)',
-        channel_order='RGB' if swaps_channels else 'BGR',
+        input=f'image: float32 (batch, {channels}, height, width)',
+        channel_order='as loaded' if channels != 3 else 'RGB' if swaps_channels else 'BGR',
         values='0 to 255' if preprocess else '(0 to 255 - mean) / std',
         mean=getattr(processor, 'mean', torch.zeros(0)).flatten().tolist(),
         std=getattr(processor, 'std', torch.zeros(0)).flatten().tolist(),
@@ -267,7 +277,7 @@ def export_program(module: ExportModule) -> torch.export.ExportedProgram:
         with torch.no_grad(), _config.patch(backed_size_oblivious=True):
             program = torch.export.export(
                 module,
-                (torch.zeros(batch, 3, height, width),),
+                (torch.zeros(batch, module.in_channels, height, width),),
                 dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
                 strict=False,
             )
@@ -320,7 +330,7 @@ def save_onnx(
 
 
 def load_export(path: Path) -> Callable[[Tensor], list[Tensor]]:
-    """A function that runs an exported file on an image (B, 3, H, W)."""
+    """A function that runs an exported file on an image (B, C, H, W)."""
     if path.suffix == FORMATS['torch']:
         module = torch.export.load(path).module()
         return lambda image: list(module(image))
@@ -348,7 +358,7 @@ def compare_export(
     errors = {}
     generator = torch.Generator().manual_seed(0)
     for batch, height, width in CHECK_SHAPES:
-        image = 255 * torch.rand(batch, 3, height, width, generator=generator)
+        image = 255 * torch.rand(batch, module.in_channels, height, width, generator=generator)
         with torch.no_grad():
             pairs = list(zip(run(image), module(image), strict=True))
         errors[batch, height, width] = max(_difference(*pair) for pair in pairs)

@@ -215,12 +215,18 @@ def count_config(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str,
         raise UserError('the config has no model of mmdet or mmseg (model, default_scope)')
     model = build_meta(cfg.model, scope)
     run = {'mmdet': _run_detector, 'mmseg': _run_segmentor}[scope]
-    return count_model(model, partial(run, image=_image(shape or DEFAULT_SHAPES[scope])))
+    image = _image(shape or DEFAULT_SHAPES[scope], image_channels(cfg.model))
+    return count_model(model, partial(run, image=image))
 
 
-def count_backbone(backbone: nn.Module, shape: tuple[int, int]) -> Cost:
+def image_channels(model: Mapping) -> int:
+    """Channels of the images that the model of a config takes: its backbone's ``in_channels``."""
+    return (model.get('backbone') or {}).get('in_channels', 3)
+
+
+def count_backbone(backbone: nn.Module, shape: tuple[int, int], channels: int = 3) -> Cost:
     """Count a backbone alone, on an image of (H, W) pixels; it comes from :func:`build_meta`."""
-    return count_model(backbone, lambda model: model(_image(shape)))['']
+    return count_model(backbone, lambda model: model(_image(shape, channels)))['']
 
 
 def build_meta(settings: Mapping, scope: str) -> nn.Module:
@@ -321,8 +327,8 @@ def _check_all_ran(model: nn.Module, counter: _Counter) -> None:
             raise UserError(f'cannot count this model: {owner} was not run')
 
 
-def _image(shape: tuple[int, int]) -> Tensor:
-    return torch.empty(1, 3, *shape, device='meta')
+def _image(shape: tuple[int, int], channels: int) -> Tensor:
+    return torch.empty(1, channels, *shape, device='meta')
 
 
 def _parent(name: str) -> str:

@@ -159,6 +159,33 @@ def test_yolo(tmp_path, boxes):
             assert item['area'] == pytest.approx(area, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ('content', 'classes'),
+    [
+        ("names: {'0': cat, '1': dog}", ['cat', 'dog']),
+        ('\ufeffnames: [Kätzchen, "big, brown dog"]', ['Kätzchen', 'big, brown dog']),
+    ],
+)
+def test_names_of_yolo(tmp_path, content, classes):
+    yolo_folder(tmp_path)
+    (tmp_path / 'data.yaml').write_text(content, encoding='utf-8')
+    assert read_folder(tmp_path, 'det').classes == classes
+    (tmp_path / 'data.yaml').unlink()
+    (tmp_path / 'classes.txt').write_text('\n'.join(['\ufeff' + classes[0], classes[1]]))
+    assert read_folder(tmp_path, 'det').classes == classes
+
+
+def test_yolo_files_of_windows(tmp_path):
+    """A mark of UTF-8 before the first number, blanks and other letters in the names."""
+    yolo_folder(tmp_path, boxes=True)
+    for path in (tmp_path / 'images/b.jpg', tmp_path / 'labels/b.txt'):
+        path.rename(path.with_stem('Foto Übung, 2'))
+    path = tmp_path / 'labels/Foto Übung, 2.txt'
+    path.write_text('\ufeff' + path.read_text(), encoding='utf-8')
+    found = {p.path.stem: len(p.objects) for p in read_folder(tmp_path, 'det').pictures()}
+    assert found == {'a': 2, 'Foto Übung, 2': 1, 'c': 0}
+
+
 def voc_object(name, left, top, right, bottom, difficult=0):
     corners = dict(xmin=left, ymin=top, xmax=right, ymax=bottom)
     box = ''.join(f'<{side}>{value}</{side}>' for side, value in corners.items())
@@ -189,6 +216,32 @@ def test_voc_boxes_hold_their_pixels(tmp_path):
     assert dog['bbox'] == coco_mask.toBbox(coco_mask.encode(np.asfortranarray(mask))).tolist()
     assert dog['area'] == mask.sum()
     assert (cat['bbox'], cat['iscrowd']) == ([0, 0, WIDTH, HEIGHT], 1)
+
+
+def test_voc_names_with_blanks(tmp_path):
+    names = 'photo 1', 'photo 2', 'photo'
+    for seed, name in enumerate(names):
+        photograph(tmp_path / f'{name}.jpg', seed)
+        xml = f'<annotation>{voc_object("dog", 20, 10, 60, 40)}</annotation>'
+        (tmp_path / f'{name}.xml').write_text(xml)
+    lists = tmp_path / 'ImageSets/Main'
+    lists.mkdir(parents=True)
+    (lists / 'train.txt').write_text('photo\n"photo 1"\n')
+    (lists / 'val.txt').write_text('photo 2\n')
+    splits = read_folder(tmp_path, 'det').splits
+    found = {split: {p.path.stem for p in pictures} for split, pictures in splits.items()}
+    assert found == {'train': {'photo', 'photo 1'}, 'val': {'photo 2'}}
+
+
+def test_voc_sizes_are_the_annotated_ones(tmp_path):
+    """So that checks tell a picture that is loaded otherwise, such as turned by its EXIF data."""
+    size = '<size><width>{}</width><height>{}</height><depth>3</depth></size>'
+    for name, (width, height) in {'a': (300, 200), 'b': (0, 0)}.items():
+        photograph(tmp_path / f'{name}.jpg', ord(name))
+        xml = size.format(width, height) + voc_object('dog', 20, 10, 60, 40)
+        (tmp_path / f'{name}.xml').write_text(f'<annotation>{xml}</annotation>')
+    found = {p.path.stem: p.size for p in read_folder(tmp_path, 'det').pictures()}
+    assert found == {'a': (200, 300), 'b': (HEIGHT, WIDTH)}
 
 
 def test_both_tasks_of_a_whole_voc_folder(tmp_path):
@@ -291,6 +344,29 @@ def test_coloured_label_maps(tmp_path):
     data = read_folder(tmp_path, 'seg')
     assert set(data.splits[None][1].pixels) == {0}
     assert (draw_label_map(data, data.splits[None][1]) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ('colours', 'values', 'classes', 'labels'),
+    [
+        # As CVAT writes them, in any order; black is what the file says it is.
+        (('road:255', 'background:0'), (0, 255), ['background', 'road'], (0, 1)),
+        (('road:0', 'sky:255'), (0, 255), ['road', 'sky'], (0, 1)),
+        (('sky:255', 'road:0'), (0, 255), ['sky', 'road'], (1, 0)),
+        (('c:255', 'a:0', 'b:128'), (0, 128, 255), ['c', 'a', 'b'], (1, 2, 0)),
+        (('b:2', 'a:1', 'c:0'), (0, 1, 2, 255), ['b', 'a', 'c'], (2, 1, 0, 255)),
+        # Not named: as with names alone.
+        (('x:0', 'y:128'), (0, 255), ['x', 'y'], (0, 1)),
+        (('x:0', 'y:128'), (0, 1), ['x', 'y'], (0, 1)),
+    ],
+)
+def test_greys_are_what_the_file_of_colours_says(tmp_path, colours, values, classes, labels):
+    label_map_folder(tmp_path, stripes(*values))
+    lines = [f'{name}:{grey},{grey},{grey}::' for name, grey in (c.split(':') for c in colours)]
+    (tmp_path / 'labelmap.txt').write_text('\n'.join(lines))
+    data = read_folder(tmp_path, 'seg')
+    assert data.classes == classes
+    assert (draw_label_map(data, data.splits[None][0]) == stripes(*labels)).all()
 
 
 def test_grey_in_three_channels_is_a_number(tmp_path):
@@ -491,6 +567,89 @@ def torn_picture(root):
     (root / 'images/a.jpg').write_bytes(b'no image')
 
 
+def yolo_comma(root):
+    yolo_folder(root)
+    (root / 'labels/b.txt').write_text('0 .5 .5 .2 .2\n0 0,5 0,5 .1 .1\n')
+
+
+def yolo_comma_without_names(root):
+    yolo_comma(root)
+    (root / 'data.yaml').unlink()
+
+
+def yolo_nan(root):
+    yolo_folder(root)
+    (root / 'labels/b.txt').write_text('0 .5 nan .2 .2\n')
+
+
+def yolo_latin(root):
+    yolo_folder(root)
+    (root / 'data.yaml').unlink()
+    (root / 'classes.txt').write_bytes('Kätzchen\nHund'.encode('latin-1'))
+
+
+def yolo_names(content):
+    def make(root):
+        yolo_folder(root)
+        (root / 'data.yaml').write_bytes(content.encode('latin-1'))
+
+    return make
+
+
+def voc(box=None, head=b'', size=''):
+    def make(root):
+        photograph(root / 'a.jpg')
+        box_xml = box or voc_object('dog', 20, 10, 60, 40)
+        xml = f'<annotation>{size}{box_xml}</annotation>'
+        (root / 'a.xml').write_bytes(head + xml.encode())
+
+    return make
+
+
+def altered_coco(**changes):
+    """With an annotation altered, or a list replaced."""
+
+    def make(root):
+        content = coco_content()
+        for key, value in changes.items():
+            if key in content:
+                content[key] = value
+            else:
+                content['annotations'][1][key] = value
+        write_json(root / 'a.json', content)
+        photograph(root / 'a.jpg', 0)
+        photograph(root / 'b.jpg', 1)
+
+    return make
+
+
+def torn_split(root):
+    write_json(root / 'train/a.json', coco_content(['a']))
+    photograph(root / 'train/a.jpg', 0)
+    (root / 'val').mkdir()
+    (root / 'val/a.json').write_text(json.dumps(coco_content(['b']))[:-9])
+    photograph(root / 'val/b.jpg', 1)
+
+
+def no_categories(root):
+    content = coco_content(['a'])
+    del content['categories']
+    write_json(root / 'a.json', content)
+    photograph(root / 'a.jpg')
+
+
+def jpeg_map(root):
+    label_map_folder(root, stripes(0, 1, 2))
+    for path in (root / 'masks').iterdir():
+        Image.open(path).save(path.with_suffix('.jpg'))
+        path.unlink()
+
+
+def colour_of_two(root):
+    label_map_folder(root, stripes(0, 1))
+    (root / 'labelmap.txt').write_text('road:255,255\nsky:0,0\n')
+
+
 @pytest.mark.parametrize(
     ('task', 'make', 'words'),
     [
@@ -512,6 +671,32 @@ def torn_picture(root):
         ('seg', maps_apart, 'none of the 1 pictures .* has a label map; give both the same name'),
         ('seg', boxes_only, 'objects without a mask.* use --task det'),
         ('det', torn_picture, r'a\.jpg is no image'),
+        ('det', yolo_comma, r'b\.txt line 2 is neither "class x y width height" nor'),
+        ('det', yolo_comma_without_names, r'b\.txt line 2 is neither'),
+        ('det', yolo_nan, r'b\.txt line 1 holds nan'),
+        ('det', yolo_latin, r'classes\.txt is not UTF-8; save'),
+        ('det', yolo_names('names:'), r'data\.yaml has no list of names; write'),
+        ('det', yolo_names('names: cat'), r'data\.yaml has no list of names; write'),
+        ('det', yolo_names('names: {}'), r'data\.yaml has no list of names; write'),
+        ('det', yolo_names('names: {a: cat}'), r'data\.yaml has no list of names; write'),
+        ('det', yolo_names('names: [Kätzchen]'), r'data\.yaml has no list of names; write'),
+        ('det', voc(voc_object('dog', '1,5', 1, 9, 9)), r"<xmin> is '1,5', which is no number"),
+        ('det', voc(voc_object('dog', 1, 1, 'nan', 9)), "<xmax> is 'nan', which is no number"),
+        ('det', voc(size='<size><width>a</width></size>'), "<size/width> is 'a', which is no"),
+        ('det', voc(head=b'<?xml version="1.0" encoding="gbk"?>'), r'a\.xml is no XML in UTF-8'),
+        ('det', altered_coco(categories=[dict(id=0)]), r'is damaged .*name.*; export'),
+        ('det', altered_coco(categories=['cat']), 'is damaged .*; export'),
+        ('det', altered_coco(bbox=[1, 2, 3]), 'is damaged .*; export'),
+        ('det', altered_coco(segmentation=[['x'] * 6]), 'is damaged .*; export'),
+        (
+            'det',
+            altered_coco(images=[dict(id=1, file_name=f'{name}.jpg') for name in 'ab']),
+            'several images have the id 1; export',
+        ),
+        ('det', torn_split, r'val/a\.json is no JSON; export it again'),
+        ('det', no_categories, r'no annotations as COCO \(\.json with .* categories\)'),
+        ('seg', jpeg_map, r'masks/a\.jpg is JPEG, which alters values; export'),
+        ('seg', colour_of_two, r'labelmap\.txt does not tell what label maps mean; write'),
     ],
 )
 def test_bad_folders(tmp_path, task, make, words):

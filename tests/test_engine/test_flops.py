@@ -213,6 +213,18 @@ def test_inline_swin_by_hand(build_narrow, inline_window):
     assert count_backbone(model.eval().to('meta'), (44, 84)).flops == expected
 
 
+def test_images_of_one_channel():
+    cfg = load_config(str(CONFIGS / TINY_UPERNET))
+    shape = 64, 96
+    three = count_config(cfg, shape)['']
+    cfg.model.backbone.in_channels = 1
+    cfg.model.data_preprocessor.update(mean=[128], std=[60], bgr_to_rgb=False)
+    one = count_config(cfg, shape)['']
+    patches = 96 * 4 * 4 * 2  # weights of the patch embedding for the two channels that are gone
+    assert three.params - one.params == patches
+    assert three.flops - one.flops == patches * (64 // 4) * (96 // 4)
+
+
 def test_heads_of_a_cascade_by_hand():
     costs = count_config(load_config(str(CONFIGS / TINY_CASCADE)))
     box = 4 * 49 * 256 * 256 * 9 + 49 * 256 * 1024 + 1024 * 81 + 1024 * 4 * 80

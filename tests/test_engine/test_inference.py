@@ -448,3 +448,5 @@ def test_pictures_show_class_and_colour():
     assert picture[30, 30].tolist() == [100, 0, 0]
     assert picture[30, 450].tolist() == [0, 0, 100]
     assert picture[30, 240].tolist() == [255, 255, 255]  # the border
+    grey = np.full((120, 240), 100, np.uint8)
+    assert painter.draw(grey, label_map)[30, 30].tolist() == [150, 50, 50]

@@ -11,6 +11,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 
 from mmlab_inline.engine import drop_pretrained, load_config
+from mmlab_inline.engine.export import build_export_module, compare_export
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -239,6 +240,53 @@ def test_swin_backbone(written, export, session, tmp_path, assert_near):
         expected = model.backbone(preprocessed(model, image))
         for (name, out), reference in zip(run(image).items(), expected, strict=True):
             assert_near(out, reference, 1e-4, name)
+
+
+@pytest.fixture
+def written_grey(written, randomised, tmp_path):
+    """Config, checkpoint and model of a segmentor for images of one channel."""
+    config, _, _ = written('sem-fpn')
+    text = config.read_text().replace('backbone=dict(', 'backbone=dict(in_channels=1, ')
+    text += "model['data_preprocessor'] = dict(mean=[128], std=[60], bgr_to_rgb=False)\n"
+    config.write_text(text)
+    cfg = load_config(str(config))
+    drop_pretrained(cfg)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        model = revert_sync_batchnorm(randomised(MODELS.build(cfg.model))).eval()
+    checkpoint = tmp_path / 'grey.pth'
+    torch.save(dict(state_dict=model.state_dict()), checkpoint)
+    return config, checkpoint, model
+
+
+def test_images_of_one_channel(written_grey, assert_near):
+    config, checkpoint, model = written_grey
+    cfg = load_config(str(config))
+    module, metadata = build_export_module(cfg, str(checkpoint), 'model', True, False)
+    assert metadata['input'] == 'image: float32 (batch, 1, height, width)'
+    assert metadata['channel_order'] == 'as loaded'
+    image = 255 * torch.rand(1, 1, 96, 64)
+    with torch.no_grad():
+        expected = model.encode_decode((image - 128) / 60, [dict(img_shape=(96, 64))])
+        assert_near(module(image)[0], expected, 1e-4)
+    assert set(compare_export(module, module).values()) == {0.0}
+
+
+@pytest.mark.long
+def test_a_file_for_images_of_one_channel(written_grey, export, tmp_path):
+    config, checkpoint, _ = written_grey
+    printed = export(config, checkpoint, tmp_path / 'grey.pt2', '--verify')
+    assert '(batch, 1, height, width), as loaded' in printed
+    assert printed.count('off by') == 3
+
+
+def test_a_model_that_does_not_run_is_one_line(written, export, tmp_path, monkeypatch):
+    """Such as one whose backbone says nothing of its channels, and has others than three."""
+    from mmlab_inline.engine import export as engine
+
+    config, checkpoint, _ = written('retinanet')
+    monkeypatch.setattr(engine, 'image_channels', lambda model: 4)
+    line = export(config, checkpoint, tmp_path / 'model.pt2', fails=True)
+    assert 'the model does not run on an image of 4 channels' in line
 
 
 def test_wrong_input_is_one_line(written, export, tmp_path, monkeypatch):

@@ -143,6 +143,75 @@ def test_unreadable_files_do_not_stop_the_others(infer, folder, tmp_path):
     assert [path.name for path in Path('work_dirs/infer/pictures').iterdir()] == ['2.jpg']
 
 
+def test_images_that_fail_do_not_stop_the_others(infer, folder):
+    """One has a side that resizing rounds to 0."""
+    Image.new('RGB', (5000, 1)).save('0.png')
+    [line] = infer('mmdet', '0.png', folder / 'images', '--json', '--batch-size', '4', code=1)
+    assert line.startswith('error: 0.png cannot be predicted: ')
+    index = json.loads(Path('work_dirs/infer/images.json').read_text())
+    assert [Path(image['file_name']).stem for image in index['images']] == [*NAMES]
+    assert len(list(Path('work_dirs/infer/pictures').iterdir())) == 3
+    found = json.loads(Path('work_dirs/infer/predictions.json').read_text())
+    assert {each['image_id'] for each in found} <= {image['id'] for image in index['images']}
+
+
+def failing_model(monkeypatch, error, width):
+    """Raises for every batch with an image of that width."""
+    from mmseg.models import EncoderDecoder
+
+    def test_step(self, data, step=EncoderDecoder.test_step):
+        if any(sample.ori_shape[1] == width for sample in data['data_samples']):
+            raise error
+        return step(self, data)
+
+    monkeypatch.setattr(EncoderDecoder, 'test_step', test_step)
+
+
+@pytest.mark.parametrize('options', [(), ('--batch-size', '3'), ('--tile', '200')])
+def test_too_little_memory_for_one_image(infer, folder, monkeypatch, options):
+    memory = torch.cuda.OutOfMemoryError('CUDA out of memory')
+    failing_model(monkeypatch, memory, 96)
+    Path('more').mkdir()
+    for name in '4567':
+        size = (96 if name == '6' else 160, 160)
+        Image.fromarray(draw_image(0, 'val', int(name), size[::-1]).image).save(f'more/{name}.png')
+    [line] = infer('mmseg', 'more', '--json', '--out', 'seen', *options, code=1)
+    assert 'more/6.png cannot be predicted' in line
+    assert 'the GPU has too little memory: lower --batch-size, or give --tile' in line
+    index = json.loads(Path('seen/images.json').read_text())
+    assert [Path(image['file_name']).stem for image in index['images']] == [*'457']
+
+
+@pytest.mark.parametrize('interrupted', [True, False])
+def test_what_is_there_when_it_stops_is_written(infer, folder, monkeypatch, interrupted):
+    """By Ctrl-C, or because a file cannot be written."""
+    Path('seen/pictures').mkdir(parents=True)
+    if interrupted:
+        failing_model(monkeypatch, KeyboardInterrupt(), 96)
+        Image.new('RGB', (96, 160)).save('2.png')
+    else:
+        Path('seen/pictures/2.jpg').mkdir()
+        Image.new('RGB', (160, 160)).save('2.png')
+    inputs = folder / 'images/1.png', '2.png', folder / 'images/3.png'
+    errors = infer('mmseg', *inputs, '--json', '--out', 'seen', code=130 if interrupted else 2)
+    assert 'stopped after 1 of 3 images; the results are of these alone' in errors[0]
+    assert len(errors) == (1 if interrupted else 2)
+    index = json.loads(Path('seen/images.json').read_text())
+    assert [Path(image['file_name']).stem for image in index['images']] == ['1']
+
+
+def test_a_video_is_closed_when_it_stops(infer, monkeypatch):
+    clip = cv2.VideoWriter('clip.avi', cv2.VideoWriter_fourcc(*'MJPG'), 12, (160, 128))
+    for index in range(5):
+        clip.write(draw_image(0, 'val', index, (128, 160)).image)
+    clip.release()
+    Image.new('RGB', (96, 160)).save('2.png')
+    failing_model(monkeypatch, KeyboardInterrupt(), 96)
+    infer('mmseg', 'clip.avi', '2.png', code=130)
+    drawn = cv2.VideoCapture('work_dirs/infer/pictures/clip.mp4')
+    assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 5
+
+
 def test_wrong_input_is_one_line(infer, folder):
     image = folder / 'images/1.png'
     Path('empty').mkdir()

@@ -27,6 +27,7 @@ from mmlab_inline.engine.flops import (
     build_meta,
     count_backbone,
     count_config,
+    image_channels,
 )
 from mmlab_inline.utils import UserError, exit_on_user_error
 
@@ -146,8 +147,9 @@ def draw_growth(cfg: Config, path: Path) -> None:
     if 'attention' not in inspect.signature(type(backbone)).parameters:
         raise UserError(f'--plot: {name} has no attention to replace; take InLinePVT or InLineSwin')
     softmax = build_meta(dict(cfg.model.backbone, attention='softmax'), cfg.default_scope)
+    channels = image_channels(cfg.model)
     curves = {
-        label: [count_backbone(model, (side, side)).flops for side in PLOT_SIDES]
+        label: [count_backbone(model, (side, side), channels).flops for side in PLOT_SIDES]
         for label, model in (('as configured', backbone), ('softmax attention throughout', softmax))
     }
     if curves['as configured'] == curves['softmax attention throughout']:

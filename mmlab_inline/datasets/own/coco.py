@@ -1,7 +1,8 @@
 """COCO instances, as exported by Roboflow, CVAT, Label Studio and others, in and out."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ...utils import UserError, one_line, write_atomically
@@ -19,7 +20,7 @@ def find_coco(folder: Folder) -> list[Path]:
         try:
             content = json.loads(path.read_bytes())
         except ValueError:
-            continue
+            raise UserError(f'{path} is no JSON; export it again or remove it') from None
         if isinstance(content, dict) and all(isinstance(content.get(k), list) for k in _LISTS):
             found.append(path)
     return found
@@ -40,15 +41,13 @@ def read_coco(folder: Folder, files: Sequence[Path]) -> OwnData:
     contents = {}
     for split, path in _one_file_per_split(folder, files).items():
         contents[split] = json.loads(path.read_bytes()), path
-    classes = _classes([content['categories'] for content, _ in contents.values()])
-    data = OwnData(folder.root, 'COCO', classes, {})
+    data = OwnData(folder.root, 'COCO', [], {})
+    for content, path in contents.values():
+        with _told_as_damage(path):
+            data.classes += [name for name in _names(content) if name not in data.classes]
     for split, (content, path) in contents.items():
-        try:
-            data.splits[split] = _read_pictures(folder, content, path, classes)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f'{path} is damaged ({one_line(error)} is what reading it gave); {EXPORT}'
-            ) from None
+        with _told_as_damage(path):
+            data.splits[split] = _read_pictures(folder, content, path, data.classes)
     return data
 
 
@@ -93,17 +92,27 @@ def _one_file_per_split(folder: Folder, files: Sequence[Path]) -> dict[str | Non
     return chosen
 
 
-def _classes(category_lists: Sequence[Sequence[Mapping]]) -> list[str]:
-    """All names in the order of their ids, without what only groups other categories."""
-    names: list[str] = []
-    for categories in category_lists:
-        ordered = [str(item['name']) for item in sorted(categories, key=lambda item: item['id'])]
-        repeated = {name for name in ordered if ordered.count(name) > 1}
-        if repeated:
-            raise UserError(
-                f'several categories are called {min(repeated)!r}; merge them where they were made'
-            )
-        names += [name for name in ordered if name not in names]
+@contextmanager
+def _told_as_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # content of a wrong kind fails in any way, in pycocotools too
+        raise UserError(
+            f'{path} is damaged ({one_line(error)} is what reading it gave); {EXPORT}'
+        ) from None
+
+
+def _names(content: Mapping) -> list[str]:
+    """Names of the categories in the order of their ids."""
+    categories = sorted(content['categories'], key=lambda item: item['id'])
+    names = [str(item['name']) for item in categories]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise UserError(
+            f'several categories are called {min(repeated)!r}; merge them where they were made'
+        )
     return names
 
 
@@ -112,6 +121,8 @@ def _read_pictures(
 ) -> list[Picture]:
     pictures, missing = {}, []
     for image in content['images']:
+        if image['id'] in pictures:
+            raise UserError(f'{path}: several images have the id {image["id"]}; {EXPORT}')
         found = folder.find_picture(image['file_name'], path)
         if found is None:
             missing.append(image['file_name'])

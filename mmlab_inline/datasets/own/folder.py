@@ -147,6 +147,19 @@ class Folder:
         return ranked[-1] if ranked else None
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not blank.
+
+    Raises:
+        UserError: It is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding='utf-8-sig')  # Windows' editors mark UTF-8 by three bytes
+    except UnicodeDecodeError:
+        raise UserError(f'{path} is not UTF-8; save it as UTF-8') from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
 def size_of(path: Path) -> tuple[int, int]:
     """Height and width of a picture as training loads it, turned as its EXIF data say.
 

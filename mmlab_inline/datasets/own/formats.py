@@ -85,7 +85,10 @@ def _read_objects(folder: Folder, task: str, form: str | None) -> OwnData:
             raise UserError(
                 f'{folder.root} holds label maps, which do not tell objects apart; use --task seg'
             )
-        looked = form or 'annotations as COCO (.json), YOLO (.txt), Pascal VOC (.xml)'
+        looked = form or (
+            'annotations as COCO (.json with images, annotations and categories), YOLO (.txt), '
+            'Pascal VOC (.xml)'
+        )
         raise UserError(
             f'{folder.root} holds {len(folder.pictures)} pictures but no {looked}'
             + (' or label maps (images/a.jpg with masks/a.png)' if task == 'seg' else '')

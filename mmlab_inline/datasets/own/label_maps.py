@@ -150,6 +150,10 @@ def _read(path: Path) -> np.ndarray:
     """Values (H, W), or colours (H, W, 3)."""
     try:
         with Image.open(path) as image:
+            if image.format == 'JPEG':
+                raise UserError(
+                    f'label map {path} is JPEG, which alters values; export label maps as PNG'
+                )
             if image.mode in ('RGB', 'RGBA', 'LA', 'CMYK'):
                 image = image.convert('RGB')
             pixels = np.array(image)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ...utils import UserError
-from .folder import Folder
+from .folder import Folder, read_lines
 
 IGNORED = 255
 _FILES = ('labelmap.txt', 'label_map.txt', '_classes.csv', 'classes.txt', 'objectinfo150.txt')
@@ -31,8 +31,7 @@ def read_names(path: Path) -> Names:
         UserError: It is none of these.
     """
     try:
-        lines = path.read_text(encoding='utf-8').splitlines()
-        lines = [line for line in lines if line.strip() and not line.startswith('#')]
+        lines = [line for line in read_lines(path) if not line.startswith('#')]
         if path.suffix == '.csv':
             rows = list(csv.reader(lines, skipinitialspace=True))[1:]
             return {int(row[0]): row[1].strip() for row in rows}
@@ -41,12 +40,17 @@ def read_names(path: Path) -> Names:
             return {int(row['Idx']): row['Name'].strip() for row in rows}
         if lines and all(':' in line for line in lines):
             parts = [line.split(':') for line in lines]
-            return {tuple(map(int, colour.split(','))): name for name, colour, *_ in parts}
+            return {_colour(text): name for name, text, *_ in parts}
         return [line.strip() for line in lines]
     except (ValueError, IndexError, KeyError):
         raise UserError(
             f'{path} does not tell what label maps mean; write one class name per line in it'
         ) from None
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    red, green, blue = map(int, text.split(','))
+    return red, green, blue
 
 
 def resolve_coding(
@@ -76,8 +80,14 @@ def resolve_coding(
             "put a labelmap.txt with a line 'name:r,g,b' per class beside the label maps"
         )
     present = sorted(value for value in shares if coloured or value != IGNORED)
-    if coloured:
+    greys = {key[0] for key in names if len(set(key)) == 1} if by_colour else set()
+    # An unnamed 255 is what to ignore, unless there is nothing beside it but 0.
+    known = greys | {IGNORED} if set(shares) - {0, IGNORED} else greys
+    by_grey = bool(greys) and set(shares) <= known
+    if coloured or by_grey:
         classes, coding = _number(names)
+        if by_grey:
+            coding = {key[0]: label for key, label in coding.items() if len(set(key)) == 1}
     elif set(shares) <= {0, IGNORED} and (names is None or len(names) <= 2):
         given = _in_order(names) or ['foreground']
         classes = given if len(given) == 2 else [_BACKGROUND, *given]

@@ -1,12 +1,13 @@
 """Pascal VOC's XML files of boxes, as LabelImg, CVAT and others write them."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from ...utils import UserError
 from .data import OwnData, Picture, make_object
-from .folder import Folder, refuse_missing, size_of
+from .folder import Folder, read_lines, refuse_missing, size_of
 from .split import SPLITS
 
 
@@ -16,8 +17,8 @@ def find_voc(folder: Folder) -> list[Path]:
     for path in folder.with_suffix('.xml'):
         try:
             root = ElementTree.parse(path).getroot()
-        except ElementTree.ParseError:
-            raise UserError(f'{path} is no XML; export it again or remove it') from None
+        except (ElementTree.ParseError, LookupError, ValueError):  # the last two: its encoding
+            raise UserError(f'{path} is no XML in UTF-8; export it again or remove it') from None
         if root.tag == 'annotation':
             found.append(path)
     return found
@@ -52,13 +53,15 @@ def read_voc(folder: Folder, files: Sequence[Path]) -> OwnData:
             missing.append(name)
             continue
         split = lists.get(path.stem) if lists else folder.split_of(path)
-        picture = Picture(found, size_of(found))
+        # As annotated: check_image finds pictures that load otherwise, such as turned ones.
+        size = [int(_number(root, f'size/{side}', path, '0')) for side in ('height', 'width')]
+        picture = Picture(found, tuple(size) if all(size) else size_of(found))
         for item in root.iter('object'):
             box = item.find('bndbox')
             if box is None:
                 raise UserError(f'{path}: an object has no bndbox; export it again as Pascal VOC')
             left, top, right, bottom = (
-                float(_text(box, side, path)) for side in ('xmin', 'ymin', 'xmax', 'ymax')
+                _number(box, side, path) for side in ('xmin', 'ymin', 'xmax', 'ymax')
             )
             label = classes.index(_text(item, 'name', path))
             extent = left - 1, top - 1, right - left + 1, bottom - top + 1
@@ -74,16 +77,32 @@ def read_voc(folder: Folder, files: Sequence[Path]) -> OwnData:
 
 def read_lists(folder: Folder, kind: str) -> dict[str, str]:
     """Split of each picture, by stem, out of ImageSets/KIND/{train,val,test}.txt, if they exist."""
+    words: dict[str, str] = {}
     splits: dict[str, str] = {}
     for path in folder.with_suffix('.txt'):
         if path.parts[-3:-1] == ('ImageSets', kind) and path.stem in SPLITS:
-            lines = path.read_text(encoding='utf-8').splitlines()
-            splits |= {line.split()[0]: path.stem for line in lines if line.strip()}
-    return splits
+            lines = read_lines(path)
+            # A name may hold blanks, or be followed by a flag.
+            words |= {line.split()[0]: path.stem for line in lines}
+            splits |= {line.strip().strip('"'): path.stem for line in lines}
+    return words | splits
 
 
-def _text(node: ElementTree.Element, name: str, path: Path) -> str:
-    text = node.findtext(name)
+def _text(node: ElementTree.Element, name: str, path: Path, default: str | None = None) -> str:
+    text = node.findtext(name, default)
     if not text or not text.strip():
         raise UserError(f'{path}: <{node.tag}> lacks <{name}>; export it again as Pascal VOC')
     return text.strip()
+
+
+def _number(node: ElementTree.Element, name: str, path: Path, default: str | None = None) -> float:
+    text = _text(node, name, path, default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(
+            f'{path}: <{name}> is {text!r}, which is no number; export it again as Pascal VOC'
+        )
+    return number

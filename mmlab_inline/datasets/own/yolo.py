@@ -7,19 +7,20 @@ import yaml
 
 from ...utils import UserError
 from .data import OwnData, Picture, make_object
-from .folder import Folder, size_of
+from .folder import Folder, read_lines, size_of
 
 _NAME_FILES = ('classes.txt', 'obj.names', 'classes.names')
 
 
 def find_yolo(folder: Folder) -> list[Path]:
-    """The text files below a folder that are called as one of its pictures and hold numbers."""
+    """The text files below a folder called as one of its pictures, if any of them holds numbers."""
     stems = {path.stem for path in folder.pictures}
-    return [
+    texts = [
         path
         for path in folder.with_suffix('.txt')
-        if path.stem in stems and path.name not in _NAME_FILES and _is_numbers(path)
+        if path.stem in stems and path.name not in _NAME_FILES
     ]
+    return texts if any(map(_is_numbers, texts)) else []
 
 
 def read_yolo(folder: Folder, files: Sequence[Path]) -> OwnData:
@@ -39,8 +40,9 @@ def read_yolo(folder: Folder, files: Sequence[Path]) -> OwnData:
     classes = _class_names(folder)
     notes = []
     if classes is None:
-        numbers = [int(float(line.split()[0])) for path in files for line in _lines(path)]
-        classes = [f'class_{number}' for number in range(max(numbers, default=0) + 1)]
+        words = {line.split()[0] for path in files for line in read_lines(path)}
+        count = 1 + max((int(word) for word in words if word.isdecimal()), default=0)
+        classes = [f'class_{number}' for number in range(count)]
         notes.append('neither data.yaml nor classes.txt names the classes; --classes does')
     data = OwnData(folder.root, 'YOLO', classes, {}, notes=notes)
     texts = {}
@@ -56,7 +58,7 @@ def read_yolo(folder: Folder, files: Sequence[Path]) -> OwnData:
         if path not in texts and folder.is_label_map(path):
             continue
         size = size_of(path)
-        lines = _lines(texts[path]) if path in texts else []
+        lines = read_lines(texts[path]) if path in texts else []
         objects = [
             _parse(line, size, len(classes), f'{texts[path]} line {number}')
             for number, line in enumerate(lines, 1)
@@ -68,37 +70,40 @@ def read_yolo(folder: Folder, files: Sequence[Path]) -> OwnData:
 
 def _is_numbers(path: Path) -> bool:
     try:
-        list(map(float, path.read_text(encoding='utf-8').split()))
-    except ValueError:  # UnicodeDecodeError is one
+        for line in read_lines(path):
+            list(map(float, line.split()))
+    except (ValueError, UserError):
         return False
     return True
-
-
-def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
 
 
 def _class_names(folder: Folder) -> list[str] | None:
     described = folder.named('data.yaml', 'data.yml', 'dataset.yaml')
     if described:
         try:
-            names = yaml.safe_load(described.read_text(encoding='utf-8'))['names']
-        except (yaml.YAMLError, KeyError, TypeError):
+            names = yaml.safe_load(described.read_bytes())['names']
+            if isinstance(names, dict):
+                names = {int(number): name for number, name in names.items()}
+                names = [names.get(number, f'class_{number}') for number in range(max(names) + 1)]
+            if not isinstance(names, list):
+                raise TypeError
+        except (yaml.YAMLError, KeyError, TypeError, ValueError):
             raise UserError(
                 f'{described} has no list of names; write names: [first, second, ...] in it'
             ) from None
-        if isinstance(names, dict):
-            names = [names.get(number, f'class_{number}') for number in range(max(names) + 1)]
         return [str(name) for name in names]
     listed = folder.named(*_NAME_FILES)
-    return [line.strip() for line in _lines(listed)] if listed else None
+    return [line.strip() for line in read_lines(listed)] if listed else None
 
 
 def _parse(line: str, size: tuple[int, int], num_classes: int, place: str) -> dict:
     height, width = size
     words = line.split()
-    numbers = [float(word) for word in words[1:]]
-    if not words[0].isdigit() or (len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2)):
+    try:
+        numbers = [float(word) for word in words[1:]]
+    except ValueError:
+        numbers = []
+    if not words[0].isdecimal() or (len(numbers) != 4 and (len(numbers) < 6 or len(numbers) % 2)):
         raise UserError(
             f'{place} is neither "class x y width height" nor "class x1 y1 x2 y2 x3 y3 ..."; '
             'export it again as YOLO detection or segmentation'
@@ -109,9 +114,10 @@ def _parse(line: str, size: tuple[int, int], num_classes: int, place: str) -> di
             f'{place} is of class {label}, but there are names for {num_classes} classes, counted '
             'from 0; add the names to data.yaml or classes.txt'
         )
-    if max(map(abs, numbers)) > 2:
+    beyond = [number for number in numbers if not abs(number) <= 2]  # nan too
+    if beyond:
         raise UserError(
-            f'{place} holds {max(map(abs, numbers)):g}: YOLO has parts of the picture, not pixels; '
+            f'{place} holds {beyond[0]:g}: YOLO has parts of the picture, not pixels; '
             'divide x by the width and y by the height'
         )
     if len(numbers) == 4:

@@ -1,5 +1,6 @@
 """Predictions for images and videos: what tools/infer.py does."""
 
+from .failures import recorded
 from .pictures import Painter, class_colours
 from .predictions import Instances, MaskCrop, Prediction
 from .predictor import Predictor
@@ -22,5 +23,6 @@ __all__ = [
     'find_sources',
     'merge_instances',
     'read_frames',
+    'recorded',
     'tile_corners',
 ]

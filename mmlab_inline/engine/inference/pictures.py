@@ -57,13 +57,15 @@ class Painter:
         """Draw a prediction over its image.
 
         Args:
-            image: ``(H, W, 3)``, BGR.
+            image: ``(H, W, 3)``, BGR, or ``(H, W)``, grey.
             prediction: Of the image.
 
         Returns:
             The picture, uint8, RGB; a small image is enlarged by a whole number.
         """
         scale = max(1, round(MIN_SIDE / max(image.shape[:2])))
+        if image.ndim == 2:
+            image = image[..., None].repeat(3, axis=2)
         picture = np.ascontiguousarray(image[..., ::-1].clip(0, 255).astype(np.uint8))
         if isinstance(prediction, Instances):
             return self._draw_instances(_enlarge(picture, scale), prediction, scale)

@@ -18,6 +18,7 @@ from ...utils import UserError
 from ..config import drop_pretrained
 from ..model import errors_of_build
 from ..preflight import load_weights
+from .failures import recorded
 from .pictures import class_colours
 from .predictions import Instances, MaskCrop, Prediction
 from .sources import Frame
@@ -25,6 +26,7 @@ from .tiles import LabelMapMerger, logits_to_labels, merge_instances, tile_corne
 
 # Images of all sizes that wait for others of their size, in batches.
 _WAITING_BATCHES = 8
+_FAILED = 'cannot be predicted'
 # COCO's 80 classes are numbered up to 90, without these.
 _COCO_GAPS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
 
@@ -94,17 +96,42 @@ class Predictor:
         """Read a file as the test pipeline does: ``(H, W, 3)``, BGR."""
         return self._load(dict(img_path=str(path)))['img']
 
-    def __call__(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Prediction]]:
-        """Predict each image; those of one video come in order, others as they fill batches."""
+    def __call__(
+        self, frames: Iterable[Frame], failures: dict[str, str] | None = None
+    ) -> Iterator[tuple[Frame, Prediction]]:
+        """Predict each image; those of one video come in order, others as they fill batches.
+
+        Args:
+            frames: The images.
+            failures: Gains the file names of images that fail, and why; None: a failure is raised.
+        """
         if self.tile:
             for frame in frames:
-                yield frame, self._predict_tiles(frame.image)
+                with recorded(failures, frame.file_name, _FAILED):
+                    yield frame, self._predict_tiles(frame.image)
             return
-        prepared = ((frame, self._prepare_image(frame.image)) for frame in frames)
-        for batch in self._batches(prepared):
-            samples = self._run([data for _, data in batch])
-            for (frame, _), sample in zip(batch, samples, strict=True):
-                yield frame, self._to_prediction(sample)
+        for batch in self._batches(self._prepared(frames, failures)):
+            yield from self._predict(batch, failures)
+
+    def _prepared(
+        self, frames: Iterable[Frame], failures: dict[str, str] | None
+    ) -> Iterator[tuple[Frame, dict]]:
+        for frame in frames:
+            with recorded(failures, frame.file_name, _FAILED):
+                yield frame, self._prepare_image(frame.image)
+
+    def _predict(
+        self, batch: list[tuple[Frame, dict]], failures: dict[str, str] | None
+    ) -> Iterator[tuple[Frame, Prediction]]:
+        """Predict a batch; if it fails, such as for memory, its images one by one."""
+        found = []
+        with recorded(failures if len(batch) == 1 else {}, batch[0][0].file_name, _FAILED):
+            found = [self._to_prediction(s) for s in self._run([data for _, data in batch])]
+        if found:
+            yield from zip([frame for frame, _ in batch], found, strict=True)
+        elif len(batch) > 1:
+            for item in batch:
+                yield from self._predict([item], failures)
 
     def _predict_tiles(self, image: np.ndarray) -> Prediction:
         height, width = image.shape[:2]
@@ -153,7 +180,7 @@ class Predictor:
             with torch.no_grad():
                 return self.model.test_step(data)
         except torch.cuda.OutOfMemoryError:
-            raise UserError(
+            raise MemoryError(
                 'the GPU has too little memory: lower --batch-size, or give --tile'
             ) from None
 

@@ -59,15 +59,14 @@ class ResultWriter:
         if not self.data:
             return
         height, width = frame.image.shape[:2]
-        self.images.append(
-            dict(id=frame.number, file_name=frame.file_name, width=width, height=height)
-        )
+        image = dict(id=frame.number, file_name=frame.file_name, width=width, height=height)
         if isinstance(prediction, Instances):
             self.objects += self._coco_results(frame.number, prediction, height, width)
-            return
-        file = Path('label_maps', f'{frame.name}.png')
-        self.images[-1]['label_map'] = str(file)
-        write_atomically(self.folder / file, self._encode_label_map(prediction))
+        else:
+            file = Path('label_maps', f'{frame.name}.png')
+            image['label_map'] = str(file)
+            write_atomically(self.folder / file, self._encode_label_map(prediction))
+        self.images.append(image)
 
     def finish(self) -> list[str]:
         """Close the videos and write the JSON files; what lies where, in words."""

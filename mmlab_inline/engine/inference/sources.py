@@ -8,7 +8,8 @@ from pathlib import Path
 import mmcv
 import numpy as np
 
-from ...utils import UserError, one_line
+from ...utils import UserError
+from .failures import recorded
 
 IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'}
 VIDEO_SUFFIXES = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm'}
@@ -80,7 +81,7 @@ def count_frames(sources: Sequence[Source]) -> int:
 def read_frames(
     sources: Sequence[Source],
     read_image: Callable[[Path], np.ndarray],
-    failures: dict[Path, str],
+    failures: dict[str, str],
 ) -> Iterator[Frame]:
     """Read everything in turn.
 
@@ -98,15 +99,12 @@ def read_frames(
                 name = f'{source.name}/{count:06}'
                 yield Frame(number, name, f'{source.path}/{count:06}', image, source)
             if not count:
-                failures[source.path] = 'no frame of it can be decoded'
+                failures[str(source.path)] = 'cannot be read: no frame of it can be decoded'
             continue
-        try:
+        with recorded(failures, str(source.path), 'cannot be read'):
             image = read_image(source.path)
-        except Exception as error:  # decoders raise all kinds
-            failures[source.path] = one_line(error)
-            continue
-        number += 1
-        yield Frame(number, source.name, str(source.path), image, source)
+            number += 1
+            yield Frame(number, source.name, str(source.path), image, source)
 
 
 def _expand(text: str) -> list[Path]:
