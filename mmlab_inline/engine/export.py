@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..utils import UserError, load_checkpoint, one_line
 from ..version import __version__
 from .config import drop_pretrained
-from .flops import image_channels
+from .model import errors_of_build, image_channels
 from .preflight import load_weights
 
 FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}
@@ -215,12 +215,10 @@ def build_export_module(
     drop_pretrained(cfg)
     if 'model' not in cfg:
         raise UserError('the config has no model')
-    try:
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine')):
-            model = MODELS.build(cfg.model)
-            classes = _class_names(cfg, checkpoint)
-    except Exception as error:
-        raise UserError(f'the model does not build: {one_line(error)}') from error
+    scoped = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
+    with errors_of_build(), scoped:
+        model = MODELS.build(cfg.model)
+        classes = _class_names(cfg, checkpoint)
     load_weights(model, checkpoint)
     if not hasattr(model, 'backbone'):
         raise UserError(f'{type(model).__name__} is not supported: it has no backbone')

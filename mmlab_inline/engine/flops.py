@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ..layers import InLineAttention, SpatialReductionAttention, WindowAttention
 from ..ops import padded_shape
 from ..utils import UserError, one_line
-from .model import errors_of_build
+from .model import errors_of_build, image_channels
 
 # (H, W) in pixels of the image that published tables count with.
 DEFAULT_SHAPES = {'mmdet': (800, 1280), 'mmseg': (512, 2048)}
@@ -217,11 +217,6 @@ def count_config(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str,
     run = {'mmdet': _run_detector, 'mmseg': _run_segmentor}[scope]
     image = _image(shape or DEFAULT_SHAPES[scope], image_channels(cfg.model))
     return count_model(model, partial(run, image=image))
-
-
-def image_channels(model: Mapping) -> int:
-    """Channels of the images that the model of a config takes: its backbone's ``in_channels``."""
-    return (model.get('backbone') or {}).get('in_channels', 3)
 
 
 def count_backbone(backbone: nn.Module, shape: tuple[int, int], channels: int = 3) -> Cost:

@@ -1,6 +1,6 @@
 """The model of a config or of a run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from mmengine.model import is_model_wrapper
@@ -26,6 +26,11 @@ def errors_of_build(what: str = 'the model') -> Iterator[None]:
         raise
     except Exception as error:  # whatever settings provoke
         raise UserError(f'{what} does not build: {one_line(error)}') from error
+
+
+def image_channels(model: Mapping) -> int:
+    """Channels of the images that the model of a config takes: its backbone's ``in_channels``."""
+    return (model.get('backbone') or {}).get('in_channels', 3)
 
 
 def unwrapped_model(runner: Runner) -> nn.Module:

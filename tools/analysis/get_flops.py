@@ -27,8 +27,8 @@ from mmlab_inline.engine.flops import (
     build_meta,
     count_backbone,
     count_config,
-    image_channels,
 )
+from mmlab_inline.engine.model import image_channels
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 # Sides in pixels of the square images that --plot counts; multiples of 32.
