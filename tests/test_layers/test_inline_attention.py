@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mmlab_inline import InLineAttention
 from mmlab_inline.ops import inline_attention_naive, token_mean
@@ -218,3 +219,44 @@ def test_autocast_of_large_activations_on_256000_tokens(dtype, assert_near):
     out.float().mean().backward()
     for name, parameter in attention.named_parameters():
         assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize('window_size', [None, 4])
+@pytest.mark.parametrize('hw_shape', [(2, 2), (8, 8)], ids=['linear', 'fast'])
+def test_empty_batch(hw_shape, window_size):
+    """As a linear layer: nothing out, gradients zero."""
+    attention = InLineAttention(8, 2, window_size=window_size)
+    x = torch.empty(0, hw_shape[0] * hw_shape[1], 8, requires_grad=True)
+    out = attention(x, hw_shape)
+    assert out.shape == x.shape
+    out.sum().backward()
+    assert x.grad.shape == x.shape
+    for name, parameter in attention.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_functional_transforms(randomised, assert_near):
+    """torch.func and forward mode, on a map for the fast form, against plain backward passes."""
+    attention = randomised(InLineAttention(8, 2)).double()
+    weights = {name: value.detach() for name, value in attention.named_parameters()}
+    x, direction = torch.randn(2, 1, 5, 35, 8).double()
+
+    def attend(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(attention, weights, (x, (5, 7)))
+
+    expected = [attention(sample, (5, 7)) for sample in x]
+    assert_near(torch.vmap(attend, (None, 0))(weights, x), torch.stack(expected), 1e-12, 'vmap')
+
+    grads = torch.func.grad(lambda weights: attend(weights, x[0]).square().sum())(weights)
+    expected[0].square().sum().backward()
+    for name, parameter in attention.named_parameters():
+        assert_near(grads[name], parameter.grad, 1e-12, name, scale=1)
+
+    _, tangent = torch.func.jvp(lambda x: attend(weights, x), (x[0],), (direction[0],))
+    with forward_ad.dual_level():
+        out = attention(forward_ad.make_dual(x[0], direction[0]), (5, 7))
+        assert_near(forward_ad.unpack_dual(out).tangent, tangent, 1e-12, 'forward mode')
+    step = 1e-6 * direction[0]
+    with torch.no_grad():
+        difference = attention(x[0] + step, (5, 7)) - attention(x[0] - step, (5, 7))
+    assert_near(tangent, difference / 2e-6, 1e-7, 'jvp')
