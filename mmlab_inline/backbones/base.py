@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import Block, MixerContext, build_token_mixer
-from ..utils import check_keywords, one_of
+from ..utils import check_keywords, check_positive, one_of
 from .pretrained import load_pretrained
 
 AttentionSpec = str | Sequence[str | Sequence[str]]
@@ -41,12 +41,13 @@ class DenseBackbone(BaseModule):
         super().__init__(init_cfg)
         num_stages = len(stage_dims)
         if (
-            not out_indices
+            not isinstance(out_indices, Sequence)
+            or not out_indices
             or list(out_indices) != sorted(set(out_indices))
             or not set(out_indices) <= set(range(num_stages))
         ):
             raise ValueError(
-                f'out_indices={tuple(out_indices)} must be increasing stage indices '
+                f'out_indices={out_indices!r} must be increasing stage indices '
                 f'out of {tuple(range(num_stages))}'
             )
         if not -1 <= frozen_stages <= num_stages:
@@ -147,7 +148,13 @@ def _asks_for_pretrained(init_cfg: Mapping | None) -> bool:
 
 
 def drop_path_rates(rate: float, num_blocks: int) -> Iterator[float]:
-    """Stochastic depth rates, linear from 0 at the first block to ``rate`` at the last."""
+    """Stochastic depth rates, linear from 0 at the first block to ``rate`` at the last.
+
+    Raises:
+        ValueError: ``rate`` is no probability below 1.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f'drop_path_rate={rate} must lie in 0..1, 1 excluded')
     return (rate * index / max(num_blocks - 1, 1) for index in range(num_blocks))
 
 
@@ -168,8 +175,9 @@ def resolve_arch(
         either: Keys that take one number or one per stage.
 
     Raises:
-        ValueError: Unknown name, unknown key, missing key, a number where a tuple belongs, or
-            per-stage tuples whose lengths differ; the message lists what exists.
+        ValueError: Unknown name, unknown key, missing key, a number where a tuple belongs, a
+            number that is not positive, or per-stage tuples whose lengths differ; the message
+            lists what exists.
     """
     if isinstance(arch, str):
         return dict(zoo[aliases.get(arch) or one_of('arch', arch, [*zoo, *aliases])])
@@ -183,6 +191,7 @@ def resolve_arch(
         if key not in either and isinstance(value, Sequence) == (key in single):
             kind = 'one number' if key in single else 'one number per stage'
             raise ValueError(f'arch {key}={value} must be {kind}')
+        check_positive(**{f'arch {key}': value})
     lengths = {key: len(value) for key, value in arch.items() if isinstance(value, Sequence)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f'arch has per-stage tuples of different lengths: {lengths}')

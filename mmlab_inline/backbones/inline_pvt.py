@@ -5,6 +5,7 @@ Paper: "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurIP
 Parameter names are those of the released InLine-PVT and PVT checkpoints.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ..layers import MixerContext, PatchEmbed
 from ..ops import ResizedPosEmbeds
 from ..registry import register_backbone
+from ..utils import check_positive
 from .base import (
     AttentionSpec,
     DenseBackbone,
@@ -86,8 +88,13 @@ class InLinePVT(DenseBackbone):
     ) -> None:
         settings = resolve_arch(arch, ARCH_ZOO, ALIASES)
         dims, depths = settings['embed_dims'], settings['depths']
-        if len(sr_ratios) != len(dims):
-            raise ValueError(f'sr_ratios={tuple(sr_ratios)} must have one number per stage')
+        if len(dims) > len(PATCH_SIZES):
+            raise ValueError(f'arch has {len(dims)} stages, at most {len(PATCH_SIZES)} are known')
+        if not isinstance(sr_ratios, Sequence) or len(sr_ratios) != len(dims):
+            raise ValueError(f'sr_ratios={sr_ratios!r} must have one number per stage')
+        check_positive(
+            in_channels=in_channels, inline_window_size=inline_window_size, sr_ratios=sr_ratios
+        )
         super().__init__(
             dims,
             out_indices=out_indices,
@@ -97,6 +104,12 @@ class InLinePVT(DenseBackbone):
         )
         if isinstance(pretrain_img_size, int):
             pretrain_img_size = (pretrain_img_size, pretrain_img_size)
+        smallest = math.prod(PATCH_SIZES[: len(dims)])
+        if len(pretrain_img_size) != 2 or min(pretrain_img_size) < smallest:
+            raise ValueError(
+                f'pretrain_img_size={tuple(pretrain_img_size)} must be (H, W) in pixels, '
+                f'each at least {smallest}'
+            )
         mixers = resolve_attention(attention, depths)
         drop_rates = drop_path_rates(drop_path_rate, sum(depths))
         self.pos_grids = [

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..layers import MixerContext, PatchEmbed, PatchMerging
 from ..registry import register_backbone
+from ..utils import check_positive
 from .base import (
     AttentionSpec,
     DenseBackbone,
@@ -114,6 +115,9 @@ class InLineSwin(DenseBackbone):
         dims = [settings['embed_dims'] * 2**stage for stage in range(len(depths))]
         ratios = settings['mlp_ratios']
         ratios = ratios if isinstance(ratios, Sequence) else (ratios,) * len(depths)
+        check_positive(
+            in_channels=in_channels, window_size=window_size, inline_window_size=inline_window_size
+        )
         super().__init__(
             dims,
             out_indices=out_indices,

@@ -254,7 +254,11 @@ def count_model(model: nn.Module, run: Callable[[nn.Module], object]) -> dict[st
     """
     counter = _Counter()
     handles = []
-    for name, module in model.named_modules():
+    modules = dict(model.named_modules())
+    mixers = {name for name, module in modules.items() if type(module) in MIXER_RULES}
+    for name, module in modules.items():
+        if not mixers.isdisjoint(_ancestors(name)):
+            continue  # counted by a rule; hooks there would change what runs
         enter, leave = partial(counter.enter, name), partial(counter.leave, name)
         handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
         handles.append(module.register_forward_hook(leave))

@@ -2,8 +2,16 @@
 
 from torch import Tensor, nn
 
-from ..ops import KERNELS, apply_in_windows, inline_attention, window_shift
-from ..utils import one_of
+from ..ops import (
+    KERNELS,
+    apply_in_windows,
+    inline_attention,
+    inline_attention_of_qkv,
+    token_mean,
+    window_shift,
+)
+from ..utils import check_positive, one_of
+from .plain import is_plain
 
 
 class InLineAttention(nn.Module):
@@ -11,6 +19,9 @@ class InLineAttention(nn.Module):
 
     Cost grows linearly with the number of tokens. The whole map is attended at once unless
     ``window_size`` is given.
+
+    The layers inside may be replaced (adapters, quantisation) and hooked: they are called then, in
+    the textbook's linear form. Otherwise the form is the cheapest, and takes their weights only.
 
     Args:
         dim: Channels C.
@@ -24,7 +35,8 @@ class InLineAttention(nn.Module):
         shift: Roll the map by half a window first (unmasked: a linear form cannot mask pairs).
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``dim``, or an unknown name.
+        ValueError: ``num_heads`` does not divide ``dim``, a number is not positive, or an unknown
+            name.
     """
 
     def __init__(
@@ -37,6 +49,7 @@ class InLineAttention(nn.Module):
         shift: bool = False,
     ) -> None:
         super().__init__()
+        check_positive(dim=dim, num_heads=num_heads, window_size=window_size)
         if dim % num_heads:
             raise ValueError(f'num_heads={num_heads} does not divide dim={dim}')
         self.dim = dim
@@ -84,6 +97,8 @@ class InLineAttention(nn.Module):
         )
 
     def _attend(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        if not self._is_plain():
+            return self._attend_by_calls(x, hw_shape)
         weights, biases = self._projections()
         return inline_attention(
             x,
@@ -94,6 +109,27 @@ class InLineAttention(nn.Module):
             (self.proj.weight, self.proj.bias),
             self.num_heads,
             self.kernel,
+        )
+
+    def _attend_by_calls(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        if hasattr(self, 'qkv'):
+            q, k, v = self.qkv(x).chunk(3, 2)
+        else:
+            q, (k, v) = self.q(x), self.kv(x).chunk(2, 2)
+        mean = token_mean(x).to(x.dtype)
+        local_kernel = self.residual(mean.mT).reshape(-1, self.dim, 3, 3)
+        out = inline_attention_of_qkv(q, k, v, hw_shape, local_kernel, self.num_heads, self.kernel)
+        return self.proj(out)
+
+    def _is_plain(self) -> bool:
+        if not is_plain(self.residual, nn.Sequential):
+            return False
+        first, _, second = self.residual
+        linear = (self.qkv,) if hasattr(self, 'qkv') else (self.q, self.kv)
+        return (
+            all(is_plain(layer, nn.Linear) for layer in (*linear, self.proj))
+            and is_plain(first, nn.Conv1d)
+            and is_plain(second, nn.Conv1d)
         )
 
     def _predict_local_kernel(self, mean: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import softmax_attention
+from ..utils import check_positive
 
 
 class SpatialReductionAttention(nn.Module):
@@ -15,11 +16,12 @@ class SpatialReductionAttention(nn.Module):
         sr_ratio: Stride of the map that keys and values are taken from. 1: no reduction.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``dim``.
+        ValueError: ``num_heads`` does not divide ``dim``, or a number is not positive.
     """
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int = 1) -> None:
         super().__init__()
+        check_positive(dim=dim, num_heads=num_heads, sr_ratio=sr_ratio)
         if dim % num_heads:
             raise ValueError(f'num_heads={num_heads} does not divide dim={dim}')
         self.num_heads = num_heads

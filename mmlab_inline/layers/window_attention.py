@@ -12,6 +12,7 @@ from ..ops import (
     softmax_attention,
     window_shift,
 )
+from ..utils import check_positive
 
 
 class WindowAttention(nn.Module):
@@ -27,11 +28,12 @@ class WindowAttention(nn.Module):
         shift: Shift by half a window (odd blocks).
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``dim``.
+        ValueError: ``num_heads`` does not divide ``dim``, or a number is not positive.
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int = 7, shift: bool = False) -> None:
         super().__init__()
+        check_positive(dim=dim, num_heads=num_heads, window_size=window_size)
         if dim % num_heads:
             raise ValueError(f'num_heads={num_heads} does not divide dim={dim}')
         self.num_heads = num_heads

@@ -8,6 +8,7 @@ from .inline_attention import (
     inline_attention_fast,
     inline_attention_linear,
     inline_attention_naive,
+    inline_attention_of_qkv,
     inline_attention_weights,
     token_mean,
 )
@@ -39,6 +40,7 @@ __all__ = [
     'inline_attention_fused',
     'inline_attention_linear',
     'inline_attention_naive',
+    'inline_attention_of_qkv',
     'inline_attention_weights',
     'may_shift',
     'pad_to_multiple',

@@ -107,9 +107,35 @@ def inline_attention_linear(
     The covariance is centred, and its 1/N is shared between K and V: an unscaled K^T V overflows
     float16 on big maps. Arguments and result as in :func:`inline_attention_naive`.
     """
-    num_tokens, channels = x.shape[1:]
-    phi = KERNELS[kernel]
     q, k, v = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
+    return inline_attention_of_qkv(q, k, v, hw_shape, local_kernel, num_heads, kernel)
+
+
+def inline_attention_of_qkv(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    hw_shape: tuple[int, int],
+    local_kernel: Tensor,
+    num_heads: int,
+    kernel: str = 'identity',
+) -> Tensor:
+    """:func:`inline_attention_linear` after the projections, whatever those are.
+
+    Args:
+        q: Queries (B, N, C), before the kernel function.
+        k: Keys (B, N, C), before the kernel function.
+        v: Values (B, N, C).
+        hw_shape: Map size (H, W) in tokens, H * W == N.
+        local_kernel: Kernels of the local residual, (B, C, 3, 3).
+        num_heads: Number of heads; divides C.
+        kernel: Name in :data:`KERNELS`.
+
+    Returns:
+        (B, N, C): all heads' outputs plus the local residual, before the output projection.
+    """
+    num_tokens, channels = v.shape[1:]
+    phi = KERNELS[kernel]
     q, k = phi(q), phi(k)
     k_mean, v_mean = (token_mean(t).to(t.dtype) for t in (k, v))
     k_centred = _split_heads((k - k_mean) * num_tokens**-0.5, num_heads)

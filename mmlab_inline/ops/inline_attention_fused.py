@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .compat import is_transforming
 from .inline_attention import fold_projections, inline_attention_fast, without_autocast
 
 _DEVICE_TYPE = 'cuda'
@@ -57,9 +58,10 @@ def triton_is_available(x: Tensor) -> bool:
     """Whether the Triton kernels can process these tokens.
 
     They need a CUDA tensor in float32, float16 or bfloat16 on compute capability 8.0 or later, and
-    do not run while exporting or tracing, nor where the environment variable
-    ``MMLAB_INLINE_TRITON`` is 0. The first call for a type and a number of channels compiles them
-    (seconds; Triton keeps the result on disk); where that fails, it warns.
+    do not run while exporting or tracing, in torch.func's transforms, under forward-mode
+    differentiation, nor where the environment variable ``MMLAB_INLINE_TRITON`` is 0. The first
+    call for a type and a number of channels compiles them (seconds; Triton keeps the result on
+    disk); where that fails, it warns.
 
     Args:
         x: Tokens (B, N, C).
@@ -67,6 +69,8 @@ def triton_is_available(x: Tensor) -> bool:
     if not _INSTALLED or x.device.type != _DEVICE_TYPE or x.dtype not in _DTYPES:
         return False
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting():
+        return False
+    if not len(x):  # nothing to launch a kernel for
         return False
     return _switched_on_and_working(
         x.device, x.dtype, _product_dtype(x), x.shape[2], torch.is_grad_enabled()
@@ -82,7 +86,9 @@ def _product_dtype(x: Tensor) -> torch.dtype:
 
 @torch.compiler.assume_constant_result  # torch.compile calls it while it traces
 def _switched_on_and_working(*case: object) -> bool:
-    return os.environ.get('MMLAB_INLINE_TRITON') != '0' and _kernels_work(*case)
+    if os.environ.get('MMLAB_INLINE_TRITON') == '0' or is_transforming():
+        return False
+    return _kernels_work(*case)
 
 
 @cache
@@ -95,7 +101,9 @@ def _kernels_work(
     try:
         from .triton_kernels import project_and_local_residual, token_mean_and_gram
 
-        with torch.set_grad_enabled(with_grad):
+        # The caller's hooks are not for these tensors: checkpointing's would run the caller again.
+        hooks = torch.autograd.graph.saved_tensors_hooks(_itself, _itself)
+        with torch.set_grad_enabled(with_grad), hooks:
             x = torch.zeros(1, 2, channels, dtype=dtype, device=device, requires_grad=with_grad)
             local_kernel = torch.zeros(1, channels, 3, 3, dtype=low, device=device)
             mean, gram = token_mean_and_gram(x)
@@ -112,3 +120,7 @@ def _kernels_work(
         )
         return False
     return True
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x

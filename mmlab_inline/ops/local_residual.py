@@ -31,14 +31,14 @@ def dynamic_depthwise3x3(
         method: ``'sample'``: a channels-last convolution per sample; ``'group'``: one convolution
             with B * C groups; ``'shift'``: nine shifted multiplies, made of elementwise
             operations only, for any batch size in one graph; ``'auto'``: the cheaper of the first
-            two, in an export ``'shift'``.
+            two, in an export and for an empty batch ``'shift'``.
 
     Returns:
         (B, N, C) in the dtype of ``x``.
     """
     batch, _, channels = x.shape
     if method == 'auto':
-        if is_exporting():
+        if is_exporting() or not batch:
             method = 'shift'
         else:
             loop = x.device.type == 'cpu' and batch <= _MAX_LOOPED_SAMPLES

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .compat import is_compiling, is_transforming
 from .exporting import is_exporting
 
 
@@ -110,7 +111,9 @@ def shift_mask(
     Returns:
         Boolean (windows, window_size ** 2, window_size ** 2), True where masked.
     """
-    make = _shift_mask if is_exporting() else _cached_shift_mask  # symbols cannot be cached
+    # Neither symbols nor what stands for numbers (fake tensors, for one) may be kept.
+    passing = is_compiling() or is_exporting() or is_transforming()
+    make = _shift_mask if passing or type(torch.empty(0)) is not Tensor else _cached_shift_mask
     return make(hw_shape, window_size, shift, device)
 
 

@@ -3,6 +3,7 @@
 from .atomic import write_atomically, written_atomically
 from .errors import UserError, exit_on_user_error, one_line
 from .names import check_keywords, did_you_mean, one_of
+from .numbers import check_positive
 from .safe_load import (
     CheckpointError,
     UnsafeCheckpointError,
@@ -17,6 +18,7 @@ __all__ = [
     'UnsafeCheckpointError',
     'UserError',
     'check_keywords',
+    'check_positive',
     'compare_state_dict',
     'did_you_mean',
     'exit_on_user_error',

@@ -72,7 +72,7 @@ def test_out_indices(cls, out_indices, build_narrow, randomised):
         assert tuple(out.shape[2:]) == ceil_shapes((45, 70))[stage]
 
 
-@pytest.mark.parametrize('out_indices', [(), (4,), (-1,), (1, 0), (2, 2), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize('out_indices', [(), (4,), (-1,), (1, 0), (2, 2), (0, 1, 2, 3, 4), 3])
 @both
 def test_bad_out_indices(cls, out_indices, build_narrow):
     with pytest.raises(ValueError, match=r'out_indices=.*\(0, 1, 2, 3\)'):
@@ -274,6 +274,22 @@ def test_per_stage_numbers_must_fit(cls, build_narrow):
         build_narrow(cls, attention=('inline',) * 3)
     with pytest.raises(ValueError, match=r'attention\[1\] names 3 blocks, the stage has 2'):
         build_narrow(cls, attention=('inline', ('inline',) * 3, 'inline', 'inline'))
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        ({'in_channels': 0}, 'in_channels=0 must be positive'),
+        ({'inline_window_size': 0}, 'inline_window_size=0 must be positive'),
+        ({'depths': (1, 0, 1, 1)}, r'arch depths=\(1, 0, 1, 1\) must be positive'),
+        ({'drop_path_rate': -0.1}, r'drop_path_rate=-0.1 must lie in 0\.\.1'),
+        ({'drop_path_rate': 1.0}, r'drop_path_rate=1.0 must lie in 0\.\.1'),
+    ],
+)
+@both
+def test_numbers_that_cannot_be_meant(cls, settings, message, build_narrow):
+    with pytest.raises(ValueError, match=message):
+        build_narrow(cls, **settings)
 
 
 @pytest.mark.parametrize(

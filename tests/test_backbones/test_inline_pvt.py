@@ -146,7 +146,7 @@ def test_sr_ratios(build_narrow):
     assert ratios == [4, 2, 2, 1, 1, 1]
 
 
-@pytest.mark.parametrize('sr_ratios', [(8, 4, 2), (8, 4, 2, 1, 1)])
+@pytest.mark.parametrize('sr_ratios', [(8, 4, 2), (8, 4, 2, 1, 1), (8, 4, 2, 0), 8])
 def test_sr_ratios_that_do_not_fit(sr_ratios, build_narrow):
     with pytest.raises(ValueError, match='sr_ratios'):
         build_narrow(InLinePVT, sr_ratios=sr_ratios)
@@ -177,6 +177,18 @@ def test_pretrain_img_size(build_narrow):
     assert shapes == [(1, 24 * 40, 8), (1, 12 * 20, 16), (1, 6 * 10, 24), (1, 3 * 5, 32)]
     outs = model(torch.randn(1, 3, 97, 130))
     assert [tuple(out.shape[2:]) for out in outs] == [(25, 33), (13, 17), (7, 9), (4, 5)]
+
+
+@pytest.mark.parametrize('size', [16, (31, 64), (64,), (64, 64, 64)])
+def test_pretrain_img_size_that_does_not_fit(size, build_narrow):
+    with pytest.raises(ValueError, match=r'pretrain_img_size=\(.*at least 32'):
+        build_narrow(InLinePVT, pretrain_img_size=size)
+
+
+def test_more_stages_than_patch_sizes():
+    arch = dict(embed_dims=(8,) * 5, depths=(1,) * 5, num_heads=(1,) * 5, mlp_ratios=(1,) * 5)
+    with pytest.raises(ValueError, match='arch has 5 stages, at most 4'):
+        InLinePVT(arch, sr_ratios=(8, 4, 2, 1, 1))
 
 
 @pytest.mark.parametrize('size', [(224, 224), (96, 160), (160, 64), (32, 32)])

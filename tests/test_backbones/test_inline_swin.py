@@ -158,6 +158,11 @@ def test_settings_reach_every_attention(build_narrow):
     ]
 
 
+def test_window_size_that_cannot_be_meant(build_narrow):
+    with pytest.raises(ValueError, match='window_size=0 must be positive'):
+        build_narrow(InLineSwin, window_size=0)
+
+
 def test_mlp_ratio_per_stage():
     model = InLineSwin({**GOLDEN_ARCH, 'mlp_ratios': (1, 2, 3, 4)})
     hidden = [layer.blocks[0].mlp.fc1.out_features for layer in model.layers]

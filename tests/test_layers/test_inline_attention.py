@@ -1,7 +1,10 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from mmlab_inline import InLineAttention
 from mmlab_inline.ops import inline_attention_naive, token_mean
@@ -171,6 +174,8 @@ def test_transposed_map_size_matters(randomised):
         ({'kernel': 'elu'}, r"kernel 'elu'.*'identity', 'relu', 'leakyrelu', 'exp'"),
         ({'qkv': 'both'}, r"qkv 'both'.*'separate', 'joint'"),
         ({'num_heads': 3}, r'num_heads=3 does not divide dim=8'),
+        ({'num_heads': 0}, r'num_heads=0 must be positive'),
+        ({'window_size': 0}, r'window_size=0 must be positive'),
     ],
 )
 def test_wrong_settings(settings, message):
@@ -218,3 +223,131 @@ def test_autocast_of_large_activations_on_256000_tokens(dtype, assert_near):
     out.float().mean().backward()
     for name, parameter in attention.named_parameters():
         assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize('window_size', [None, 4])
+@pytest.mark.parametrize('hw_shape', [(2, 2), (8, 8)], ids=['linear', 'fast'])
+def test_empty_batch(hw_shape, window_size):
+    """As a linear layer: nothing out, gradients zero."""
+    attention = InLineAttention(8, 2, window_size=window_size)
+    x = torch.empty(0, hw_shape[0] * hw_shape[1], 8, requires_grad=True)
+    out = attention(x, hw_shape)
+    assert out.shape == x.shape
+    out.sum().backward()
+    assert x.grad.shape == x.shape
+    for name, parameter in attention.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_functional_transforms(randomised, assert_near):
+    """torch.func and forward mode, on a map for the fast form, against plain backward passes."""
+    attention = randomised(InLineAttention(8, 2)).double()
+    weights = {name: value.detach() for name, value in attention.named_parameters()}
+    x, direction = torch.randn(2, 1, 5, 35, 8).double()
+
+    def attend(weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(attention, weights, (x, (5, 7)))
+
+    expected = [attention(sample, (5, 7)) for sample in x]
+    assert_near(torch.vmap(attend, (None, 0))(weights, x), torch.stack(expected), 1e-12, 'vmap')
+
+    grads = torch.func.grad(lambda weights: attend(weights, x[0]).square().sum())(weights)
+    expected[0].square().sum().backward()
+    for name, parameter in attention.named_parameters():
+        assert_near(grads[name], parameter.grad, 1e-12, name, scale=1)
+
+    _, tangent = torch.func.jvp(lambda x: attend(weights, x), (x[0],), (direction[0],))
+    with forward_ad.dual_level():
+        out = attention(forward_ad.make_dual(x[0], direction[0]), (5, 7))
+        assert_near(forward_ad.unpack_dual(out).tangent, tangent, 1e-12, 'forward mode')
+    step = 1e-6 * direction[0]
+    with torch.no_grad():
+        difference = attention(x[0] + step, (5, 7)) - attention(x[0] - step, (5, 7))
+    assert_near(tangent, difference / 2e-6, 1e-7, 'jvp')
+
+
+class LowRank(nn.Module):
+    """An adapter as fine-tuning libraries put in a layer's place, its weight within reach."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.weight, self.bias = base, base.weight, base.bias
+        self.down = nn.Parameter(torch.randn(2, base.in_features))
+        self.up = nn.Parameter(torch.randn(base.out_features, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + x @ self.down.mT @ self.up.mT
+
+
+layers = pytest.mark.parametrize(
+    ('qkv', 'name'), [('separate', 'q'), ('separate', 'kv'), ('joint', 'qkv'), ('joint', 'proj')]
+)
+
+
+@layers
+def test_adapters_count(qkv, name, randomised, assert_near):
+    adapted = randomised(InLineAttention(8, 2, qkv=qkv)).double()
+    merged = copy.deepcopy(adapted)
+    adapter = LowRank(getattr(adapted, name)).double()
+    setattr(adapted, name, adapter)
+    with torch.no_grad():
+        getattr(merged, name).weight += adapter.up @ adapter.down
+    x = torch.randn(2, 35, 8).double()
+    out, expected = adapted(x, (5, 7)), merged(x, (5, 7))
+    assert_near(out, expected, 1e-12)
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    up_grad = getattr(merged, name).weight.grad @ adapter.down.mT
+    assert_near(adapter.up.grad, up_grad, 1e-10)
+
+
+@pytest.mark.parametrize('name', ['q', 'kv', 'proj', 'residual', 'residual.0', 'residual.2'])
+def test_hooks_run(name, randomised, assert_near):
+    attention = randomised(InLineAttention(8, 2)).double()
+    x = torch.randn(2, 35, 8).double().requires_grad_()
+    plain = attention(x, (5, 7))
+    layer, calls = attention.get_submodule(name), []
+    registers = (
+        layer.register_forward_pre_hook,
+        layer.register_forward_hook,
+        layer.register_full_backward_pre_hook,
+        layer.register_full_backward_hook,
+    )
+    for register in registers:
+        handle = register(lambda *args: calls.append(1))
+        out = attention(x, (5, 7))
+        out.sum().backward()
+        assert_near(out, plain, 1e-12, register.__name__)
+        handle.remove()
+    assert len(calls) == len(registers)
+    layer.register_forward_hook(lambda module, args, out: 0 * out)
+    assert (attention(x, (5, 7)) - plain).abs().max() > 0.01
+    layer._forward_hooks.clear()
+    layer.forward = lambda x: 0 * type(layer).forward(layer, x)
+    assert (attention(x, (5, 7)) - plain).abs().max() > 0.01
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
+@pytest.mark.parametrize('qkv', ['separate', 'joint'])
+def test_quantised_layers_count(qkv, randomised, assert_near):
+    attention = randomised(InLineAttention(8, 2, qkv=qkv))
+    quantised = torch.ao.quantization.quantize_dynamic(attention, {nn.Linear})
+    x = torch.randn(2, 35, 8)
+    with torch.no_grad():
+        expected, out = attention(x, (5, 7)), quantised(x, (5, 7))
+    assert not torch.equal(out, expected)
+    assert_near(out, expected, 0.1)
+
+
+def test_parametrised_layers_count(randomised, assert_near):
+    class Double(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            return 2 * weight
+
+    attention = randomised(InLineAttention(8, 2)).double()
+    doubled = copy.deepcopy(attention)
+    with torch.no_grad():
+        doubled.q.weight *= 2
+    nn.utils.parametrize.register_parametrization(attention.q, 'weight', Double())
+    x = torch.randn(2, 35, 8).double()
+    assert_near(attention(x, (5, 7)), doubled(x, (5, 7)), 1e-12)

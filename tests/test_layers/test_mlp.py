@@ -21,3 +21,12 @@ def test_equals_timm(big, monkeypatch, assert_near):
     with torch.autocast('cpu', torch.bfloat16):
         assert own(x).dtype is torch.bfloat16
     assert len(calls) == big
+
+
+def test_hooks_run(monkeypatch):
+    monkeypatch.setattr('mmlab_inline.ops.mlp.BIG_BYTES', 0)
+    mlp, calls = Mlp(8, 32), []
+    for layer in (mlp.fc1, mlp.fc2):
+        layer.register_forward_hook(lambda *args: calls.append(1))
+    mlp(torch.randn(2, 10, 8))
+    assert len(calls) == 2

@@ -65,3 +65,9 @@ def test_state_dict(sr_ratio):
 def test_indivisible_heads():
     with pytest.raises(ValueError, match='num_heads=3 does not divide dim=8'):
         SpatialReductionAttention(8, 3)
+
+
+@pytest.mark.parametrize('name', ['num_heads', 'sr_ratio'])
+def test_numbers_that_cannot_be_meant(name):
+    with pytest.raises(ValueError, match=f'{name}=0 must be positive'):
+        SpatialReductionAttention(**{'dim': 8, 'num_heads': 2, name: 0})

@@ -89,3 +89,9 @@ def test_half_precision(dtype, randomised, assert_near):
     with torch.autocast('cpu', dtype):
         out = attention(x, (9, 14))
     assert_near(out, attention(x, (9, 14)), 10 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize('name', ['num_heads', 'window_size'])
+def test_numbers_that_cannot_be_meant(name):
+    with pytest.raises(ValueError, match=f'{name}=0 must be positive'):
+        WindowAttention(**{'dim': 8, 'num_heads': 2, name: 0})

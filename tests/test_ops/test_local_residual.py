@@ -48,6 +48,16 @@ def test_methods_equal_a_convolution_per_sample(hw_shape, batch, with_bias, asse
             assert_near(grad, expected_grad, 1e-12, f'{method} gradient')
 
 
+def test_empty_batch():
+    x = torch.empty(0, 6, 4, requires_grad=True)
+    kernel = torch.empty(0, 4, 3, 3, requires_grad=True)
+    out = dynamic_depthwise3x3(x, kernel, (2, 3), torch.empty(0, 4))
+    assert out.shape == x.shape
+    out.sum().backward()
+    assert x.grad.shape == x.shape
+    assert kernel.grad.shape == kernel.shape
+
+
 def test_orientation():
     """A kernel's top row looks at the row above; rows and columns must not be swapped."""
     x = torch.arange(6.0).view(1, 6, 1)  # the map [[0, 1, 2], [3, 4, 5]]

@@ -1,9 +1,12 @@
 import copy
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmlab_inline.ops import ResizedPosEmbeds, pos_embed, resize_pos_embed
 
@@ -80,3 +83,53 @@ def test_cache_is_bounded_and_not_copied(num_resized):
         for copied in (copy.deepcopy(cached), pickle.loads(pickle.dumps(cached))):
             copied(embedding, (3, 4), (5, 5))
     assert num_resized() == 6
+
+
+def test_cache_tells_embeddings_apart_that_had_one_address_in_turn():
+    """Freed, an embedding leaves its memory to the next, as functional_call's weights do."""
+    cached = ResizedPosEmbeds()
+    with torch.no_grad():
+        for _ in range(12):
+            embedding = torch.randn(1, 4096, 4)
+            expected = resize_pos_embed(embedding, (64, 64), (48, 80))
+            assert torch.equal(cached(embedding, (64, 64), (48, 80)), expected)
+            del embedding, expected
+
+
+def test_cache_may_be_shared_by_threads():
+    """Each look-up hands over to the other thread, which throws out what was found."""
+
+    class Shape(tuple):
+        def __hash__(self) -> int:
+            time.sleep(1e-5)
+            return super().__hash__()
+
+    cached, embedding = ResizedPosEmbeds(max_size=1), torch.randn(1, 12, 4)
+    expected = {side: resize_pos_embed(embedding, (3, 4), (side, 5)) for side in (6, 7)}
+
+    def use(first: int) -> None:
+        with torch.no_grad():  # which is the thread's own
+            for side in (first, 7, 6, 6, 7) * 40:
+                resized = cached(embedding, (3, 4), Shape((side, 5)))
+                assert torch.equal(resized, expected[side])
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(use, (6, 7)))
+
+
+def test_cache_keeps_no_fake_tensors(num_resized):
+    cached, embedding = ResizedPosEmbeds(), torch.nn.Parameter(torch.randn(1, 12, 4))
+    with torch.no_grad():
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            assert isinstance(cached(embedding, (3, 4), (6, 8)), FakeTensor)
+        assert type(cached(embedding, (3, 4), (6, 8))) is torch.Tensor
+
+
+def test_cache_hides_no_tangents():
+    cached, embedding = ResizedPosEmbeds(), torch.randn(1, 12, 4)
+    with torch.no_grad():
+        cached(embedding, (3, 4), (6, 8))
+        _, tangent = torch.func.jvp(
+            lambda embedding: cached(embedding, (3, 4), (6, 8)), (embedding,), (embedding,)
+        )
+        assert torch.equal(tangent, cached(embedding, (3, 4), (6, 8)))

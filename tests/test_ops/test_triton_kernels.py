@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from mmlab_inline.ops import (
     inline_attention_fast,
@@ -271,6 +272,40 @@ def test_plain_form_where_a_kernel_does_not_compile(kernels, not_tried_yet, monk
     expected = run(inline_attention_fast, inputs, (5, 7), 3, dtype=torch.float32)
     for result in results:
         assert all(torch.equal(result[name], expected[name]) for name in expected)
+
+
+@on_device
+@never_plain
+def test_first_call_inside_checkpointing(kernels, not_tried_yet, assert_near):
+    """Whether the kernels work is then found out under hooks that would run the caller again."""
+    inputs = draw_on_device(torch.float32, (5, 7), 24, 1)
+
+    def attend(x: Tensor, x_mean: Tensor, *args: object) -> Tensor:
+        return checkpoint(inline_attention_fused, x, x_mean, *args, use_reentrant=False)
+
+    results = run(attend, inputs, (5, 7), 3, dtype=torch.float32)
+    assert triton_is_available(inputs['x'].float().requires_grad_())
+    expected = run(inline_attention_fused, inputs, (5, 7), 3, dtype=torch.float32)
+    for name, value in expected.items():
+        assert torch.equal(results[name], value), name
+
+
+@on_device
+def test_plain_form_where_kernels_cannot_follow(kernels):
+    """In functional transforms and for an empty batch."""
+    inputs = draw_on_device(torch.float32, (5, 7), 24, 1)
+    inputs = {name: tensor.float() for name, tensor in inputs.items()}
+
+    def attend(x: Tensor) -> Tensor:
+        return call(inline_attention_fused, {**inputs, 'x': x}, (5, 7), 3).square().sum()
+
+    x = inputs['x'].requires_grad_()
+    assert triton_is_available(x)
+    expected = torch.autograd.grad(call(inline_attention_fast, inputs, (5, 7), 3).square().sum(), x)
+    torch.testing.assert_close(torch.func.grad(attend)(x.detach()), expected[0])
+    _, tangent = torch.func.jvp(attend, (x.detach(),), (torch.ones_like(x),))
+    torch.testing.assert_close(tangent, expected[0].sum(), rtol=1e-4, atol=1e-4)
+    assert not triton_is_available(x[:0])
 
 
 def test_plain_form_without_a_gpu():

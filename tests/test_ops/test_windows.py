@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from mmlab_inline.ops import (
     apply_in_windows,
@@ -117,6 +118,15 @@ def test_shift_mask_after_inference_mode():
     scores = torch.randn(6, 25, 25, requires_grad=True)
     scores.masked_fill(shift_mask(hw_shape, 5, (2, 2), CPU), 0).sum().backward()
     assert scores.grad.isfinite().all()
+
+
+def test_shift_mask_after_fake_tensors():
+    """A mask without numbers, as compilers and estimators make it, must serve nobody else."""
+    hw_shape = (10, 20)
+    with FakeTensorMode():
+        assert isinstance(shift_mask(hw_shape, 5, (2, 2), CPU), FakeTensor)
+    assert type(shift_mask(hw_shape, 5, (2, 2), CPU)) is Tensor
+    assert shift_mask(hw_shape, 5, (2, 2), CPU) is shift_mask(hw_shape, 5, (2, 2), CPU)
 
 
 @pytest.mark.parametrize('window_size', [1, 2, 3, 7])
