@@ -25,7 +25,9 @@ def errors_of_build(what: str = 'the model') -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # whatever settings provoke
-        raise UserError(f'{what} does not build: {one_line(error)}') from error
+        raise UserError(
+            f'{what} does not build: {one_line(error)} (MMLAB_INLINE_TRACEBACK=1 shows where)'
+        ) from error
 
 
 def image_channels(model: Mapping) -> int:

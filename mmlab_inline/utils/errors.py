@@ -1,5 +1,6 @@
 """Mistakes of the user's: one clear line and exit status 2, never a traceback."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,16 @@ class UserError(Exception):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a :class:`UserError` as ``error: ...`` and exit with status 2."""
+    """Print a :class:`UserError` as ``error: ...`` and exit with status 2.
+
+    With the environment variable ``MMLAB_INLINE_TRACEBACK=1`` it ends in a traceback: who plugs in
+    modules of their own wants the line in them.
+    """
     try:
         yield
     except UserError as error:
+        if os.environ.get('MMLAB_INLINE_TRACEBACK') == '1':
+            raise
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)
 

@@ -10,6 +10,12 @@ def test_user_error_is_one_line_and_status_2(capsys):
     assert capsys.readouterr().err == 'error: no such file: x\n'
 
 
+def test_traceback_on_demand(monkeypatch):
+    monkeypatch.setenv('MMLAB_INLINE_TRACEBACK', '1')
+    with pytest.raises(UserError, match='no such file: x'), exit_on_user_error():
+        raise UserError('no such file: x')
+
+
 def test_other_errors_pass():
     with pytest.raises(KeyError), exit_on_user_error():
         raise KeyError('x')
