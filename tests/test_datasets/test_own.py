@@ -489,22 +489,6 @@ def two_formats(root):
     write_json(root / 'a.json', coco_content())
 
 
-def no_object(root):
-    content = coco_content()
-    content['annotations'] = []
-    write_json(root / 'a.json', content)
-    photograph(root / 'a.jpg', 0)
-    photograph(root / 'b.jpg', 1)
-
-
-def unknown_category(root):
-    content = coco_content()
-    content['annotations'][1]['category_id'] = 9
-    write_json(root / 'a.json', content)
-    photograph(root / 'a.jpg', 0)
-    photograph(root / 'b.jpg', 1)
-
-
 def lacking_key(root):
     content = coco_content()
     del content['annotations'][1]['image_id']
@@ -525,19 +509,12 @@ def one_name_twice(root):
     photograph(root / 'two/a.jpg')
 
 
-def yolo_beyond(root):
-    yolo_folder(root)
-    (root / 'labels/b.txt').write_text('2 .5 .5 .1 .1\n')
+def yolo_file(text):
+    def make(root):
+        yolo_folder(root)
+        (root / 'labels/b.txt').write_text(text)
 
-
-def yolo_pixels(root):
-    yolo_folder(root)
-    (root / 'labels/b.txt').write_text('1 50 50 10 10\n')
-
-
-def yolo_line(root):
-    yolo_folder(root)
-    (root / 'labels/b.txt').write_text('1 .5 .5 .1\n')
+    return make
 
 
 def maps_only(root):
@@ -567,19 +544,12 @@ def torn_picture(root):
     (root / 'images/a.jpg').write_bytes(b'no image')
 
 
-def yolo_comma(root):
-    yolo_folder(root)
-    (root / 'labels/b.txt').write_text('0 .5 .5 .2 .2\n0 0,5 0,5 .1 .1\n')
+COMMAS = '0 .5 .5 .2 .2\n0 0,5 0,5 .1 .1\n'
 
 
 def yolo_comma_without_names(root):
-    yolo_comma(root)
+    yolo_file(COMMAS)(root)
     (root / 'data.yaml').unlink()
-
-
-def yolo_nan(root):
-    yolo_folder(root)
-    (root / 'labels/b.txt').write_text('0 .5 nan .2 .2\n')
 
 
 def yolo_latin(root):
@@ -657,23 +627,31 @@ def colour_of_two(root):
         ('det', no_annotation, 'holds 1 pictures but no annotations as COCO'),
         ('det', missing_picture, r'1 of the 2 pictures that a\.json names .* such as b\.jpg; put'),
         ('det', two_formats, r'coco \(a\.json\), yolo \(labels/a\.txt\); choose one by --format'),
-        ('det', no_object, 'none of the 2 pictures .* has any object; annotate'),
-        ('det', unknown_category, 'annotation 1 has category_id 9, which .*; export'),
+        ('det', altered_coco(annotations=[]), 'none of the 2 pictures .* has any object; annotate'),
+        ('det', altered_coco(category_id=9), 'annotation 1 has category_id 9, which .*; export'),
         ('det', lacking_key, 'is damaged .*image_id.*; export'),
         ('det', two_files, r'x\.json and y\.json both hold annotations .*; move one'),
         ('det', one_name_twice, r'a\.jpg, which may be one/a\.jpg or two/a\.jpg; give'),
-        ('det', yolo_beyond, r'b\.txt line 1 is of class 2, but there are names for 2'),
-        ('det', yolo_pixels, 'holds 50: YOLO has parts of the picture, not pixels; divide'),
-        ('det', yolo_line, 'is neither "class x y width height" nor .*; export'),
+        (
+            'det',
+            yolo_file('2 .5 .5 .1 .1\n'),
+            r'b\.txt line 1 is of class 2, but there are names for 2',
+        ),
+        (
+            'det',
+            yolo_file('1 50 50 10 10\n'),
+            'holds 50: YOLO has parts of the picture, not pixels; divide',
+        ),
+        ('det', yolo_file('1 .5 .5 .1\n'), 'is neither "class x y width height" nor .*; export'),
         ('det', maps_only, 'do not tell objects apart; use --task seg'),
         ('seg', map_beyond, r'hold the value 9 \(33.33% of the pixels\), which is none of the 2'),
         ('seg', map_size, '120x79, its picture 120x80; resize'),
         ('seg', maps_apart, 'none of the 1 pictures .* has a label map; give both the same name'),
         ('seg', boxes_only, 'objects without a mask.* use --task det'),
         ('det', torn_picture, r'a\.jpg is no image'),
-        ('det', yolo_comma, r'b\.txt line 2 is neither "class x y width height" nor'),
+        ('det', yolo_file(COMMAS), r'b\.txt line 2 is neither "class x y width height" nor'),
         ('det', yolo_comma_without_names, r'b\.txt line 2 is neither'),
-        ('det', yolo_nan, r'b\.txt line 1 holds nan'),
+        ('det', yolo_file('0 .5 nan .2 .2\n'), r'b\.txt line 1 holds nan'),
         ('det', yolo_latin, r'classes\.txt is not UTF-8; save'),
         ('det', yolo_names('names:'), r'data\.yaml has no list of names; write'),
         ('det', yolo_names('names: cat'), r'data\.yaml has no list of names; write'),
