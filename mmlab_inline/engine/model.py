@@ -7,6 +7,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
+from .. import backbones
 from ..utils import UserError, one_line
 
 
@@ -33,6 +34,11 @@ def errors_of_build(what: str = 'the model') -> Iterator[None]:
 def image_channels(model: Mapping) -> int:
     """Channels of the images that the model of a config takes: its backbone's ``in_channels``."""
     return (model.get('backbone') or {}).get('in_channels', 3)
+
+
+def is_own_backbone(settings: Mapping) -> bool:
+    """Whether settings are of a backbone of this package, with or without the prefix."""
+    return str(settings.get('type')).rpartition('.')[2] in backbones.__all__
 
 
 def unwrapped_model(runner: Runner) -> nn.Module:

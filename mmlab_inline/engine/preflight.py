@@ -8,6 +8,7 @@ from torch import nn
 from ..datasets.checks import check_classes, check_paths, innermost_datasets
 from ..utils import UserError, compare_state_dict, load_checkpoint, unwrap_state_dict
 from .config import pretrained_settings
+from .model import is_own_backbone
 from .released_weights import RELEASED_WEIGHTS
 
 
@@ -45,7 +46,7 @@ def check_pretrained(cfg: Config) -> None:
         name, folder = Path(path).stem, Path(path).parent
         if '://' in path:
             # The backbones here read files alone; mmengine fetches those of all other modules.
-            if str(part.get('type')).rpartition('.')[2] in ('InLinePVT', 'InLineSwin'):
+            if is_own_backbone(part):
                 raise UserError(
                     f'init_cfg of the backbone takes no URL ({path}): fetch the file, released '
                     'ones by tools/download_weights.py, and give its path'

@@ -19,7 +19,7 @@ from ...backbones import InLinePVT, InLineSwin, inline_pvt, inline_swin
 from ...layers import MixerContext, build_token_mixer
 from ...utils import UserError
 from ..config import drop_pretrained
-from ..model import errors_of_build
+from ..model import errors_of_build, is_own_backbone
 from .device import Device
 
 BACKBONES: dict[str, tuple[type[nn.Module], str]] = {
@@ -208,9 +208,11 @@ class ConfigSubject(Subject):
         self.scope = cfg.get('default_scope')
         if self.scope not in _BATCHES or 'model' not in cfg:
             raise UserError('the config has no model of mmdet or mmseg (model, default_scope)')
-        backbone = cfg.model.get('backbone', {}).get('type', '')
-        if backbone.rpartition('.')[2] not in ('InLinePVT', 'InLineSwin'):
-            raise UserError(f'backbone {backbone} has no forms; take InLinePVT or InLineSwin')
+        backbone = cfg.model.get('backbone', {})
+        if not is_own_backbone(backbone):
+            raise UserError(
+                f'backbone {backbone.get("type", "")} has no forms; take InLinePVT or InLineSwin'
+            )
         if self.scope == 'mmdet' and device.type == 'cpu' and device.amp:
             raise UserError(
                 '--amp: mmcv has no half-precision NMS and RoIAlign for the CPU; '
