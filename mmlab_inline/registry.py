@@ -28,7 +28,7 @@ HOOKS = Registry(
     scope='mmlab_inline',
     parent=ROOT_HOOKS,
     # Reports need mmcv, which importing the engine does not take.
-    locations=['mmlab_inline.engine', 'mmlab_inline.engine.report'],
+    locations=['mmlab_inline.engine', 'mmlab_inline.report'],
 )
 LOOPS = Registry('loop', scope='mmlab_inline', parent=ROOT_LOOPS, locations=['mmlab_inline.engine'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
@@ -47,7 +47,7 @@ VISBACKENDS = Registry(
     'vis_backend',
     scope='mmlab_inline',
     parent=ROOT_VISBACKENDS,
-    locations=['mmlab_inline.engine.report'],
+    locations=['mmlab_inline.report'],
 )
 
 # mmengine knows the packages whose configs may be inherited by a list of its own.

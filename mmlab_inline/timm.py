@@ -29,7 +29,7 @@ from .backbones import InLinePVT, InLineSwin
 from .backbones.base import DenseBackbone, init_linear_and_norm
 from .backbones.inline_swin import channel_norm
 from .backbones.pretrained import RECOMPUTED
-from .engine.released_weights import RELEASED_WEIGHTS
+from .weights.released import RELEASED_WEIGHTS
 
 __all__ = ['InLinePVTClassifier', 'InLineSwinClassifier']
 

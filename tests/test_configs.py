@@ -19,8 +19,8 @@ from mmlab_inline import InLineAttention
 from mmlab_inline.backbones import inline_pvt, inline_swin
 from mmlab_inline.engine import drop_pretrained, load_config
 from mmlab_inline.engine.config import pretrained_settings
-from mmlab_inline.engine.released_weights import RELEASED_WEIGHTS
 from mmlab_inline.layers import Block
+from mmlab_inline.weights.released import RELEASED_WEIGHTS
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')

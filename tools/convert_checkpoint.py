@@ -10,8 +10,8 @@ nothing if a single tensor of the backbone is missing, unknown or of another sha
 """
 
 from mmlab_inline.engine import ArgumentParser
-from mmlab_inline.engine.conversion import convert_file
 from mmlab_inline.utils import exit_on_user_error
+from mmlab_inline.weights.conversion import convert_file
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from mmlab_inline.datasets import write_dataset
 from mmlab_inline.engine import ArgumentParser
-from mmlab_inline.engine.report import plot_losses, read_record
+from mmlab_inline.report import plot_losses, read_record
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 matplotlib.use('Agg')

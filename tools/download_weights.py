@@ -23,8 +23,8 @@ from rich.progress import (
 )
 
 from mmlab_inline.engine import ArgumentParser
-from mmlab_inline.engine.released_weights import RELEASED_WEIGHTS, fetch_weights
 from mmlab_inline.utils import exit_on_user_error
+from mmlab_inline.weights.released import RELEASED_WEIGHTS, fetch_weights
 
 
 def parse_args() -> argparse.Namespace:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.engine.export import (
+from mmlab_inline.export import (
     FORMATS,
     PARTS,
     TOLERANCE,

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmlab_inline.engine import ArgumentParser, keep_freed_memory, load_config, use_safe_loading
 from mmlab_inline.engine.cli import positive
-from mmlab_inline.engine.inference import (
+from mmlab_inline.inference import (
     Predictor,
     ResultWriter,
     count_frames,

@@ -25,8 +25,8 @@ from mmlab_inline.engine import (
     use_safe_loading,
 )
 from mmlab_inline.engine.model import unwrapped_model
-from mmlab_inline.engine.report import EVALUATED
 from mmlab_inline.engine.runner import CheckedRunner
+from mmlab_inline.report import EVALUATED
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 

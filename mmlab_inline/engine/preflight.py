@@ -7,9 +7,9 @@ from torch import nn
 
 from ..datasets.checks import check_classes, check_paths, innermost_datasets
 from ..utils import UserError, compare_state_dict, load_checkpoint, unwrap_state_dict
+from ..weights.released import RELEASED_WEIGHTS
 from .config import pretrained_settings
 from .model import is_own_backbone
-from .released_weights import RELEASED_WEIGHTS
 
 
 def check_data(cfg: Config, *splits: str) -> None:

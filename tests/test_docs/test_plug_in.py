@@ -16,7 +16,7 @@ from mmlab_inline.backbones.inline_pvt import ARCH_ZOO as PVT_ZOO
 from mmlab_inline.backbones.inline_swin import ARCH_ZOO as SWIN_ZOO
 from mmlab_inline.engine import drop_pretrained, load_config
 from mmlab_inline.engine.config import pretrained_settings
-from mmlab_inline.engine.released_weights import RELEASED_WEIGHTS
+from mmlab_inline.weights.released import RELEASED_WEIGHTS
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'plug_in.md'
 SIZE = (64, 64)

@@ -6,8 +6,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmlab_inline.engine import check_data, check_pretrained, load_weights
-from mmlab_inline.engine.released_weights import RELEASED_WEIGHTS
 from mmlab_inline.utils import UserError
+from mmlab_inline.weights.released import RELEASED_WEIGHTS
 
 
 def coco(root, **settings):

@@ -27,7 +27,7 @@ DEFAULT_FORMS = [
 def benchmark(monkeypatch, capsys, tmp_path):
     """Runs the tool in an empty folder; what it printed, or its error line if it must fail."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr('mmlab_inline.engine.benchmark.timing.SAMPLE_SECONDS', 0)
+    monkeypatch.setattr('mmlab_inline.analysis.benchmark.timing.SAMPLE_SECONDS', 0)
 
     def run(*arguments, fails=False):
         monkeypatch.setattr(sys, 'argv', [TOOL, *map(str, arguments)])

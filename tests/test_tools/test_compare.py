@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmlab_inline.engine.report import RunReport
+from mmlab_inline.report import RunReport
 
 COMPARE = Path(__file__).parents[2] / 'tools/analysis/compare.py'
 

@@ -11,7 +11,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 
 from mmlab_inline.engine import drop_pretrained, load_config
-from mmlab_inline.engine.export import build_export_module, compare_export
+from mmlab_inline.export import build_export_module, compare_export
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')

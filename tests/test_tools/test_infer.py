@@ -241,7 +241,7 @@ def test_wrong_input_is_one_line(infer, folder):
 
 @pytest.mark.parametrize('device', ['gpu', 'cuda:63'])
 def test_no_such_device(infer, folder, device):
-    from mmlab_inline.engine.inference import Predictor
+    from mmlab_inline.inference import Predictor
     from mmlab_inline.utils import UserError
 
     with pytest.raises(UserError, match=f'--device {device} cannot be used'):

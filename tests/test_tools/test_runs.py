@@ -16,7 +16,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from mmlab_inline.datasets import write_dataset
-from mmlab_inline.engine.report import read_record
+from mmlab_inline.report import read_record
 
 mmdet = pytest.importorskip('mmdet')
 mmseg = pytest.importorskip('mmseg')

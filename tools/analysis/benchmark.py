@@ -21,8 +21,7 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmlab_inline.engine import ArgumentParser, keep_freed_memory, load_config
-from mmlab_inline.engine.benchmark import (
+from mmlab_inline.analysis.benchmark import (
     AMP_DTYPES,
     BACKBONES,
     DEFAULT_FORMS,
@@ -41,6 +40,7 @@ from mmlab_inline.engine.benchmark import (
     measure,
     tables,
 )
+from mmlab_inline.engine import ArgumentParser, keep_freed_memory, load_config
 from mmlab_inline.engine.cli import image_size, positive
 from mmlab_inline.utils import UserError, exit_on_user_error
 

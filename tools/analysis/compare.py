@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmlab_inline.engine import ArgumentParser
-from mmlab_inline.engine.report import compare, metrics_table, read_runs
+from mmlab_inline.report import compare, metrics_table, read_runs
 from mmlab_inline.utils import exit_on_user_error, write_atomically
 
 # Metrics that are printed; the page has all.

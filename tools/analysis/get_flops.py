@@ -18,9 +18,7 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.engine.cli import positive
-from mmlab_inline.engine.flops import (
+from mmlab_inline.analysis.flops import (
     CONVENTION,
     DEFAULT_SHAPES,
     Cost,
@@ -28,6 +26,8 @@ from mmlab_inline.engine.flops import (
     count_backbone,
     count_config,
 )
+from mmlab_inline.engine import ArgumentParser, load_config
+from mmlab_inline.engine.cli import positive
 from mmlab_inline.engine.model import image_channels
 from mmlab_inline.utils import UserError, exit_on_user_error
 

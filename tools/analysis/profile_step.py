@@ -14,8 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.engine.benchmark import (
+from mmlab_inline.analysis.benchmark import (
     AMP_DTYPES,
     ConfigSubject,
     Device,
@@ -23,6 +22,7 @@ from mmlab_inline.engine.benchmark import (
     machine,
     profile_call,
 )
+from mmlab_inline.engine import ArgumentParser, load_config
 from mmlab_inline.engine.cli import image_size, positive
 from mmlab_inline.utils import exit_on_user_error
 

@@ -15,11 +15,11 @@ import yaml
 from mmengine.config import Config
 from rich.progress import track
 
+from mmlab_inline.analysis.flops import count_config
 from mmlab_inline.engine import ArgumentParser, load_config
 from mmlab_inline.engine.config import pretrained_settings
-from mmlab_inline.engine.flops import count_config
-from mmlab_inline.engine.released_weights import RELEASED_WEIGHTS
 from mmlab_inline.utils import UserError, exit_on_user_error
+from mmlab_inline.weights.released import RELEASED_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = '<!-- models -->', '<!-- /models -->'

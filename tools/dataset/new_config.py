@@ -14,7 +14,18 @@ from pathlib import Path
 from rich.console import Console
 
 from mmlab_inline.datasets.checks import check_split
-from mmlab_inline.datasets.own import (
+from mmlab_inline.engine import ArgumentParser, load_config
+from mmlab_inline.engine.cli import positive
+from mmlab_inline.engine.config import pretrained_settings
+from mmlab_inline.own_data import (
+    Options,
+    choose_base,
+    draw_contact_sheet,
+    find_base,
+    print_summary,
+    write_config,
+)
+from mmlab_inline.own_data.readers import (
     FORMATS,
     OwnData,
     arrange_splits,
@@ -22,17 +33,6 @@ from mmlab_inline.datasets.own import (
     read_folder,
     write_coco,
     write_label_maps,
-)
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.engine.cli import positive
-from mmlab_inline.engine.config import pretrained_settings
-from mmlab_inline.engine.own_data import (
-    Options,
-    choose_base,
-    draw_contact_sheet,
-    find_base,
-    print_summary,
-    write_config,
 )
 from mmlab_inline.utils import UserError, exit_on_user_error, write_atomically
 

@@ -1,0 +1,28 @@
+"""Images that fail without ending the run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..utils import UserError, one_line
+
+
+@contextmanager
+def recorded(failures: dict[str, str] | None, name: str, what: str) -> Iterator[None]:
+    """Note an exception in place of raising it.
+
+    Args:
+        failures: Gains what failed, and why; None: the exception is raised.
+        name: What failed.
+        what: In words, such as ``'cannot be read'``.
+
+    Raises:
+        UserError: Raised within: what the user must put right concerns all images.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # decoders, transforms and models raise all kinds
+        if failures is None:
+            raise
+        failures[name] = f'{what}: {one_line(error)}'

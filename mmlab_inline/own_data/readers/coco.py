@@ -1,0 +1,156 @@
+"""COCO instances, as exported by Roboflow, CVAT, Label Studio and others, in and out."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...datasets.checks.annotations import EXPORT
+from ...utils import UserError, one_line, write_atomically
+from .data import OwnData, Picture, make_object
+from .folder import Folder, refuse_missing, size_of
+
+_LISTS = ('images', 'annotations', 'categories')
+
+
+def find_coco(folder: Folder) -> list[Path]:
+    """The files below a folder that hold COCO instances."""
+    found = []
+    for path in folder.with_suffix('.json'):
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError:
+            raise UserError(f'{path} is no JSON; export it again or remove it') from None
+        if isinstance(content, dict) and all(isinstance(content.get(k), list) for k in _LISTS):
+            found.append(path)
+    return found
+
+
+def read_coco(folder: Folder, files: Sequence[Path]) -> OwnData:
+    """Read COCO instances.
+
+    Splits come from the names of the files and of the folders that they lie in.
+
+    Args:
+        folder: Where the pictures lie too.
+        files: As :func:`find_coco` returns them.
+
+    Raises:
+        UserError: The files contradict each other or are damaged, or pictures are missing.
+    """
+    contents = {}
+    for split, path in _one_file_per_split(folder, files).items():
+        contents[split] = json.loads(path.read_bytes()), path
+    data = OwnData(folder.root, 'COCO', [], {})
+    for content, path in contents.values():
+        with _told_as_damage(path):
+            data.classes += [name for name in _names(content) if name not in data.classes]
+    for split, (content, path) in contents.items():
+        with _told_as_damage(path):
+            data.splits[split] = _read_pictures(folder, content, path, data.classes)
+    return data
+
+
+def write_coco(path: Path, data: OwnData, pictures: Sequence[Picture]) -> None:
+    """Write COCO instances: ids from 1, classes in their order, files relative to the data.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    images, annotations = [], []
+    for number, picture in enumerate(pictures, 1):
+        height, width = picture.size
+        name = picture.path.relative_to(data.root).as_posix()
+        images.append(dict(id=number, file_name=name, height=height, width=width))
+        for item in picture.objects:
+            item = dict(item)
+            item.update(id=len(annotations) + 1, image_id=number, category_id=item.pop('label') + 1)
+            annotations.append(item)
+    categories = [dict(id=number, name=name) for number, name in enumerate(data.classes, 1)]
+    content = dict(images=images, annotations=annotations, categories=categories)
+    write_atomically(path, json.dumps(content).encode())
+
+
+def _one_file_per_split(folder: Folder, files: Sequence[Path]) -> dict[str | None, Path]:
+    chosen: dict[str | None, Path] = {}
+    for path in files:
+        split = folder.split_of(path, with_name=True)
+        other = chosen.get(split)
+        # COCO's own folder has key points beside the instances.
+        if other is None or path.name.startswith('instances') > other.name.startswith('instances'):
+            chosen[split] = path
+        elif path.name.startswith('instances') == other.name.startswith('instances'):
+            raise UserError(
+                f'{folder.relative(other)} and {folder.relative(path)} both hold annotations of '
+                f'{split or "an unnamed"} split; move one of them out of the folder'
+            )
+    if len(chosen) > 1 and None in chosen:
+        raise UserError(
+            f'{folder.relative(chosen[None])} belongs to no split, but others do; call it '
+            'train.json, val.json or test.json, or move it out of the folder'
+        )
+    return chosen
+
+
+@contextmanager
+def _told_as_damage(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # content of a wrong kind fails in any way, in pycocotools too
+        raise UserError(
+            f'{path} is damaged ({one_line(error)} is what reading it gave); {EXPORT}'
+        ) from None
+
+
+def _names(content: Mapping) -> list[str]:
+    """Names of the categories in the order of their ids."""
+    categories = sorted(content['categories'], key=lambda item: item['id'])
+    names = [str(item['name']) for item in categories]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise UserError(
+            f'several categories are called {min(repeated)!r}; merge them where they were made'
+        )
+    return names
+
+
+def _read_pictures(
+    folder: Folder, content: Mapping, path: Path, classes: Sequence[str]
+) -> list[Picture]:
+    pictures, missing = {}, []
+    for image in content['images']:
+        if image['id'] in pictures:
+            raise UserError(f'{path}: several images have the id {image["id"]}; {EXPORT}')
+        found = folder.find_picture(image['file_name'], path)
+        if found is None:
+            missing.append(image['file_name'])
+            continue
+        height, width = image.get('height'), image.get('width')
+        size = (int(height), int(width)) if height and width else size_of(found)
+        pictures[image['id']] = Picture(found, size)
+    refuse_missing(missing, len(content['images']), folder.relative(path), folder.root)
+    labels = {item['id']: classes.index(str(item['name'])) for item in content['categories']}
+    for item in content['annotations']:
+        if item['category_id'] not in labels:
+            raise UserError(
+                f'{path}: annotation {item["id"]} has category_id {item["category_id"]}, which the '
+                f'categories do not have; {EXPORT}'
+            )
+        picture = pictures.get(item['image_id'])
+        if picture is None:
+            raise UserError(
+                f'{path}: annotation {item["id"]} is of image_id {item["image_id"]}, which the '
+                f'images do not have; {EXPORT}'
+            )
+        made = make_object(
+            labels[item['category_id']],
+            picture.size,
+            item.get('bbox'),
+            item.get('segmentation'),
+            int(item.get('iscrowd') or 0),
+        )
+        if made:
+            picture.objects.append(made)
+    return list(pictures.values())

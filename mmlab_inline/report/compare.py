@@ -1,0 +1,160 @@
+"""Several runs side by side, on a page of the same kind as the report of one."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..utils import UserError
+from .curves import draw_several, headlines, run_colour
+from .evaluation import RECALLS
+from .figures import finish_precision_recall, to_svg
+from .page import Page, figure, paragraph, table
+from .record import Record, metrics_of, read_record
+from .run_report import RunReport
+
+# Longest value of a setting that is shown, characters.
+_MAX_SETTING = 120
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a work folder knows of its run.
+
+    Attributes:
+        name: What it is called here.
+        record: What was logged.
+        report: Of its last evaluation, if there is one.
+    """
+
+    name: str
+    record: Record
+    report: RunReport | None
+
+    def metrics(self) -> dict[str, float]:
+        """Of the last evaluation; of the report where there is one."""
+        if self.report:
+            return self.report.metrics
+        return metrics_of(self.record.evaluations[-1]) if self.record.evaluations else {}
+
+
+def _read_run(work_dir: Path, name: str) -> Run:
+    if not work_dir.is_dir():
+        raise UserError(f'{work_dir} is no folder; name the work folders of runs')
+    record = read_record(work_dir)
+    path = work_dir / 'report.json'
+    report = RunReport.read(path) if path.is_file() else None
+    if report is None and not record.train:
+        raise UserError(
+            f'{work_dir} holds no run: neither what training logs ({work_dir}/*/vis_data/'
+            'scalars.json) nor the report of an evaluation (report.json)'
+        )
+    return Run(name, record, report)
+
+
+def read_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
+    """Read several runs, each named by what tells its folder from the others.
+
+    Raises:
+        UserError: One of them is no run, or is given twice.
+    """
+    folders = [Path(os.path.normpath(work_dir)) for work_dir in work_dirs]
+    for index, folder in enumerate(folders):
+        if folder in folders[:index]:
+            raise UserError(f'{folder} is given twice')
+    names = [folder.absolute().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = list(map(str, folders))
+    return [_read_run(*pair) for pair in zip(folders, names, strict=True)]
+
+
+def compare(runs: Sequence[Run]) -> str:
+    """A page of HTML that puts runs side by side."""
+    page = Page('Runs side by side', [f'{len(runs)} runs'])
+    page.add('Metrics', table(*metrics_table(runs)))
+    page.add('Cost', table(*_cost_table(runs)))
+    names = [run.name for run in runs]
+    if any(run.record.train for run in runs):
+        svg = to_svg(draw_several({run.name: run.record for run in runs}))
+        page.add('Training', figure(svg, 'losses, learning rates and metrics over iterations'))
+    reports = {run.name: run.report for run in runs if run.report}
+    if any(report.curves for report in reports.values()):
+        svg = to_svg(_draw_precision_recall(reports, names))
+        note = 'Mean over the classes, as the report of each run draws it.'
+        page.add('Precision and recall', figure(svg, 'curves'), paragraph(note, faint=True))
+    for headline in dict.fromkeys(r.headline for r in reports.values() if r.headline):
+        some = {name: report for name, report in reports.items() if report.headline == headline}
+        page.add(f'{headline} of the classes', table(*_class_table(some)))
+    page.add('Settings that differ', _differences(reports))
+    return page.html()
+
+
+def metrics_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
+    """Headings and rows: a row per run, the main metrics first."""
+    names = list(dict.fromkeys(name for run in runs for name in run.metrics()))
+    main = [name for name in headlines(names) if name in names]
+    names = [*main, *(name for name in names if name not in main)]
+    rows = [[run.name, *(run.metrics().get(name) for name in names)] for run in runs]
+    return ['run', *names], rows
+
+
+def _cost_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
+    rows = []
+    for run in runs:
+        cost = run.report.cost if run.report else {}
+        rows.append(
+            [
+                run.name,
+                cost['params'] / 1e6 if 'params' in cost else None,
+                cost['flops'] / 1e9 if 'flops' in cost else None,
+                cost.get('images_per_second'),
+                cost.get('batch'),
+                cost.get('peak_memory_mib'),
+                cost.get('machine'),
+                run.record.train[-1]['step'] if run.record.train else None,
+            ]
+        )
+    headings = ['run', 'parameters, M', 'FLOPs, G', 'images/s', 'batch', 'GPU memory, MiB']
+    return [*headings, 'machine', 'iterations'], rows
+
+
+def _draw_precision_recall(reports: Mapping[str, RunReport], names: Sequence[str]) -> Figure:
+    titles = list(dict.fromkeys(title for r in reports.values() for title in r.curves))
+    drawing = Figure(figsize=(7 * len(titles), 4.6), layout='constrained')
+    for axis, title in zip(drawing.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
+        for name, report in reports.items():
+            if curve := report.curves.get(title):
+                label = f'{name} {np.mean(curve):.3f}'
+                axis.plot(RECALLS, curve, label=label, color=run_colour(names.index(name)))
+        finish_precision_recall(axis, title)
+    return drawing
+
+
+def _class_table(reports: Mapping[str, RunReport]) -> tuple[list[str], list[list[object]]]:
+    columns = [
+        dict(zip(report.classes, report.per_class[report.headline], strict=True))
+        for report in reports.values()
+    ]
+    classes = dict.fromkeys(name for column in columns for name in column)
+    rows = [[name, *(column.get(name) for column in columns)] for name in classes]
+    return ['class', *reports], rows
+
+
+def _differences(reports: Mapping[str, RunReport]) -> str:
+    """A table of what the configs do not have in common."""
+    settings = {name: report.settings for name, report in reports.items()}
+    rows = []
+    for key in dict.fromkeys(key for some in settings.values() for key in some):
+        values = [some.get(key, '') for some in settings.values()]
+        if len(set(values)) > 1:
+            rows.append([key, *map(_shortened, values)])
+    if not rows:
+        return paragraph('None, of the runs that have a report.')
+    return table(['setting', *settings], rows)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MAX_SETTING else f'{text[:_MAX_SETTING]}…'

@@ -1,0 +1,204 @@
+"""What is known of an evaluated run, as a page to read and as JSON to compare."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+
+from ..utils import UserError, write_atomically
+from .curves import draw_curves
+from .evaluation import Evaluation, Picture
+from .figures import draw_confusion, draw_precision_recall, mean_curve, to_svg
+from .page import Page, figure, folded, paragraph, pictures, table
+from .record import metrics_of, read_record
+
+# Most frequent confusions that are listed.
+_MAX_CONFUSIONS = 30
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run and its evaluation.
+
+    Attributes:
+        name: Of the run.
+        about: Short facts: what was evaluated, when.
+        metrics: As the metric names them.
+        cost: By :func:`~.cost.model_cost` and :meth:`~.cost.Stopwatch.speed`.
+        settings: Of the config, as text, by dotted keys.
+        classes: Their names.
+        per_class: Columns of the table of classes.
+        headline: The column that classes are judged by.
+        curves: Mean precision at :data:`~.evaluation.RECALLS`, by title.
+    """
+
+    name: str
+    about: list[str]
+    metrics: dict[str, float]
+    cost: dict[str, object]
+    settings: dict[str, str] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)
+    per_class: dict[str, list[float | None]] = field(default_factory=dict)
+    headline: str = ''
+    curves: dict[str, list[float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        about: list[str],
+        metrics: Mapping[str, float],
+        cost: dict[str, object],
+        cfg: Config,
+        found: Evaluation | None,
+    ) -> 'RunReport':
+        """Of what was measured; ``found`` is None where there are only metrics."""
+        metrics = metrics_of(metrics)
+        settings = dict(_leaves(cfg.to_dict()))
+        if found is None:
+            return cls(name, about, metrics, cost, settings)
+        return cls(
+            name,
+            about,
+            metrics,
+            cost,
+            settings,
+            list(found.classes),
+            {heading: _plain(column) for heading, column in found.per_class.items()},
+            found.headline,
+            {
+                title: np.round(mean_curve(curves), 4).tolist()
+                for title, curves in found.curves.items()
+            },
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> 'RunReport':
+        """Read what :meth:`write` has written.
+
+        Raises:
+            UserError: The file is none of its files.
+        """
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f'{path} is no report of a run: {error}; evaluate it again') from None
+
+    def write(self, work_dir: Path, found: Evaluation | None, config: str) -> None:
+        """Write ``report.html``, with the text of the config, and ``report.json``.
+
+        Raises:
+            UserError: They cannot be written.
+        """
+        write_atomically(work_dir / 'report.json', json.dumps(vars(self)).encode())
+        page = self._page(work_dir, found, config).html()
+        write_atomically(work_dir / 'report.html', page.encode())
+
+    def _page(self, work_dir: Path, found: Evaluation | None, config: str) -> Page:
+        page = Page(self.name, self.about)
+        remarks = [paragraph(remark) for remark in found.remarks] if found else []
+        metrics = table(['metric', 'value'], self.metrics.items()) if self.metrics else ''
+        page.add('Metrics', *remarks, metrics or paragraph('The evaluation gave no metrics.'))
+        page.add('Cost', table(['what', 'value', 'unit'], cost_rows(self.cost)), _cost_note())
+        if found:
+            _add_findings(page, self, found)
+        record = read_record(work_dir)
+        if record.train:
+            svg = to_svg(draw_curves(record))
+            page.add('Training', figure(svg, 'losses, learning rate and metrics over iterations'))
+        page.add('Config', folded('the whole config', config))
+        return page
+
+
+def cost_rows(cost: Mapping[str, object]) -> list[tuple[str, object, str]]:
+    """The table of costs: what, value, unit."""
+    rows: list[tuple[str, object, str]] = []
+    if 'params' in cost:
+        height, width = cost['shape']
+        rows += [
+            ('parameters', cost['params'] / 1e6, 'M'),
+            (f'FLOPs at {height} x {width}', cost['flops'] / 1e9, 'G multiply-accumulates'),
+        ]
+    else:
+        rows.append((f'parameters and FLOPs are not counted: {cost.get("reason")}', None, ''))
+    if 'images_per_second' in cost:
+        where = f'batch {cost["batch"]}, processes {cost["processes"]}, {cost["machine"]}'
+        rows += [
+            ('speed', cost['images_per_second'], f'images/s; {where}'),
+            ('with loading', cost['images_per_second_with_loading'], 'images/s'),
+        ]
+    if 'peak_memory_mib' in cost:
+        rows.append(('GPU memory, peak', cost['peak_memory_mib'], 'MiB'))
+    return rows
+
+
+def _cost_note() -> str:
+    return paragraph(
+        'FLOPs are those of the published tables’ image size (tools/analysis/get_flops.py says '
+        'how they are counted). The speed is that of this evaluation: model, post-processing and '
+        'metric, without the first batch.',
+        faint=True,
+    )
+
+
+def _add_findings(page: Page, report: RunReport, found: Evaluation) -> None:
+    columns = [report.classes, *report.per_class.values()]
+    page.add(
+        f'{found.headline} of the classes',
+        table(['class', *report.per_class], zip(*columns, strict=True), bars=[found.headline]),
+    )
+    curves = figure(to_svg(draw_precision_recall(found)), 'curves') if found.curves else ''
+    page.add('Precision and recall', curves, paragraph(found.curves_note, faint=True))
+    page.add(
+        'Confusion',
+        figure(to_svg(draw_confusion(found)), 'confusion matrix'),
+        paragraph(found.confusion_note, faint=True),
+        table(['truth', 'predicted', 'count', 'share of the truth'], _confusions(found)),
+    )
+    for kind, some in (('Worst', found.worst), ('Best', found.best)):
+        page.add(
+            f'{kind} images',
+            pictures(
+                (_caption(picture, found), picture.truth, picture.prediction) for picture in some
+            )
+            or paragraph('None.'),
+            paragraph(
+                f'Truth on the left, prediction on the right. {found.score_note}', faint=True
+            ),
+        )
+
+
+def _caption(picture: Picture, found: Evaluation) -> str:
+    return f'{picture.name}: {found.score_name} {picture.score:.3f}'
+
+
+def _confusions(found: Evaluation) -> list[tuple[str, str, int, float]]:
+    """The most frequent ones: truth, prediction, count, share of the truth."""
+    counts = found.confusion.copy()
+    totals = counts.sum(1)
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind='stable')[:_MAX_CONFUSIONS]
+    names = found.confusion_names
+    places = (divmod(int(index), len(names)) for index in order)
+    return [
+        (names[row], names[column], int(counts[row, column]), counts[row, column] / totals[row])
+        for row, column in places
+        if counts[row, column]
+    ]
+
+
+def _plain(column: np.ndarray) -> list[float | None]:
+    """For JSON, which has no NaN."""
+    return [None if math.isnan(value) else value for value in column.tolist()]
+
+
+def _leaves(node: object, path: str = '') -> Iterator[tuple[str, str]]:
+    if not (isinstance(node, Mapping) and node):
+        yield path, repr(node)
+        return
+    for key, child in node.items():
+        yield from _leaves(child, f'{path}.{key}' if path else str(key))

@@ -1,0 +1,1 @@
+"""Weights from elsewhere: fetched, recognised and converted."""

@@ -1,0 +1,147 @@
+"""Checkpoints of classifiers, detectors and segmentors into weights of a backbone."""
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ..backbones.pretrained import below, compare_backbone, split_backbone
+from ..utils import (
+    CheckpointError,
+    UserError,
+    load_checkpoint,
+    unwrap_state_dict,
+    write_atomically,
+)
+from .recognition import Recognised, recognise
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A backbone's weights out of a checkpoint.
+
+    Attributes:
+        model: What they are of.
+        weights: Under the names here, with the shapes and types of the checkpoint.
+        missing: Output norms that the checkpoint lacks, as every classification checkpoint does.
+        left_over: What else the checkpoint holds, by name: heads, necks, buffers, optimizer state.
+    """
+
+    model: Recognised
+    weights: dict[str, Tensor]
+    missing: tuple[str, ...]
+    left_over: tuple[str, ...]
+
+    def describe(self) -> str:
+        """What was recognised, matched, missing and left over: four lines."""
+        num_parameters = sum(value.numel() for value in self.weights.values())
+        return '\n'.join(
+            (
+                f'recognised  {self.model.name}',
+                f'matched     {len(self.weights)} tensors, {num_parameters / 1e6:.3f} M parameters',
+                f'missing     {_groups(self.missing)}',
+                f'left over   {_groups(self.left_over)}',
+            )
+        )
+
+
+def convert(checkpoint: dict) -> Conversion:
+    """Take a backbone's weights out of a checkpoint.
+
+    Args:
+        checkpoint: A released classification checkpoint of InLine-PVT, InLine-Swin, PVT or Swin,
+            or a checkpoint of mmdet, mmseg or this project, whose ``backbone.`` is taken; or just
+            the state dict of one.
+
+    Raises:
+        CheckpointError: It holds no model that is known here, or not exactly all of its weights.
+    """
+    state_dict = unwrap_state_dict(checkpoint)
+    is_wrapped = 'state_dict' in checkpoint or 'model' in checkpoint
+    left_over = [key for key in checkpoint if is_wrapped and key not in ('state_dict', 'model')]
+    if any(name.startswith('backbone.') for name in state_dict):
+        left_over += [name for name in state_dict if not name.startswith('backbone.')]
+        state_dict = below('backbone', state_dict)
+    weights, left_out = split_backbone(state_dict)
+    model = recognise(weights)
+    try:
+        empty = model.build_empty()
+    except ValueError as error:
+        raise CheckpointError(f'it looks like {model.name}, but {error}') from None
+    difference = compare_backbone(empty, weights)
+    if difference:
+        raise CheckpointError(f'it looks like {model.name}, but: {difference}')
+    missing = tuple(name for name, _ in empty.named_parameters() if name not in weights)
+    return Conversion(model, weights, missing, (*left_out, *left_over))
+
+
+def convert_file(source: str | Path, target: str | Path, force: bool = False) -> Conversion:
+    """Write the backbone's weights in a file into another.
+
+    Args:
+        source: ``.pth`` or ``.safetensors`` file that :func:`convert` understands.
+        target: ``.pth`` file, which gets ``{'state_dict': ...}``, or ``.safetensors`` file. It is
+            there whole or not at all.
+        force: Write over an existing target.
+
+    Raises:
+        UserError: A file cannot be read, written or converted, or stands in the way.
+    """
+    source, target = Path(source), Path(target)
+    if target.suffix not in ('.pth', '.safetensors'):
+        raise UserError(f'{target}: the name must end in .pth or .safetensors')
+    if target.exists():
+        if source.exists() and target.samefile(source):
+            raise UserError(f'{target} is the file to convert; write to another')
+        if not force:
+            raise UserError(f'{target} exists; --force writes over it')
+    conversion = read_and_convert(source)
+    save_weights(conversion.weights, target)
+    return conversion
+
+
+def read_and_convert(source: str | Path) -> Conversion:
+    """:func:`convert` of a file.
+
+    Raises:
+        UserError: It cannot be read or converted.
+    """
+    try:
+        checkpoint = load_checkpoint(source)
+    except FileNotFoundError as error:
+        raise UserError(str(error)) from None
+    try:
+        return convert(checkpoint)
+    except CheckpointError as error:
+        raise CheckpointError(f'{source}: {error}') from None
+
+
+def save_weights(weights: Mapping[str, Tensor], target: str | Path) -> None:
+    """Write ``{'state_dict': weights}``, or the weights alone where the name ends in .safetensors.
+
+    Raises:
+        UserError: The file cannot be written; what was there before is intact.
+    """
+    # Slices of bigger tensors would be saved with all of them.
+    weights = {name: value.clone().contiguous() for name, value in weights.items()}
+    if Path(target).suffix == '.safetensors':
+        content = save(weights, metadata=dict(format='pt'))
+    else:
+        file = io.BytesIO()
+        torch.save(dict(state_dict=weights), file)
+        content = file.getvalue()
+    write_atomically(target, content)
+
+
+def _groups(names: Sequence[str]) -> str:
+    """Names by the part that they belong to, with counts."""
+    buffers = ('attn_mask', 'relative_position_index')
+    parts = Counter(
+        last if (last := name.split('.')[-1]) in buffers else name.split('.')[0] for name in names
+    )
+    return ', '.join(f'{part} ({n})' if n > 1 else part for part, n in parts.items()) or 'nothing'

@@ -1,0 +1,425 @@
+"""Counts against published tables, against arithmetic by hand, and against torch's own counter."""
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmlab_inline import InLineAttention, InLinePVT, InLineSwin
+from mmlab_inline.analysis.flops import Cost, build_meta, count_backbone, count_config, count_model
+from mmlab_inline.engine import flops, load_config
+from mmlab_inline.layers import TOKEN_MIXERS, MixerContext, build_token_mixer
+from mmlab_inline.utils import UserError
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+TINY_DETECTOR = 'detection/inline_pvt/mask-rcnn_inline-pvt-t_fpn_1x_coco.py'
+TINY_CASCADE = 'detection/inline_swin/cascade-mask-rcnn_inline-swin-t_fpn_ms-crop-3x_coco.py'
+TINY_UPERNET = 'segmentation/inline_swin/upernet_inline-swin-t_8xb2-160k_ade20k-512x512.py'
+
+# File name to (million parameters, giga multiply-accumulates); None where no figure is published.
+# Those of the softmax twins are the published ones, rounded to whole numbers.
+TARGETS = {
+    name.format(size): target
+    for name, targets in {
+        'detection/inline_pvt/mask-rcnn_inline-pvt-{}_fpn_1x_coco.py': {
+            't': (31.7, 210.8),
+            's': (41.2, 250.7),
+            'm': (57.3, 310.6),
+            'l': (70.8, 377.4),
+        },
+        'detection/pvt/mask-rcnn_pvt-{}_fpn_1x_coco.py': {
+            't': (None, 240),
+            's': (None, 305),
+            'm': (None, 392),
+            'l': (None, 494),
+        },
+        'detection/inline_swin/mask-rcnn_inline-swin-{}_fpn_ms-crop-1x_coco.py': {
+            't': (48.7, 263.3),
+            's': (69.3, 358.1),
+        },
+        'detection/swin/mask-rcnn_swin-{}_fpn_ms-crop-1x_coco.py': {
+            't': (48, 267),
+            's': (69, 359),
+        },
+        'detection/inline_swin/cascade-mask-rcnn_inline-swin-{}_fpn_ms-crop-3x_coco.py': {
+            't': (None, 741.3),
+            's': (None, 837.1),
+            'b': (None, 979.0),
+        },
+        'detection/swin/cascade-mask-rcnn_swin-{}_fpn_ms-crop-3x_coco.py': {
+            't': (86, 745),
+            's': (107, 838),
+            'b': (145, 982),
+        },
+        'segmentation/inline_pvt/sem-fpn_inline-pvt-{}_8xb2-40k_ade20k-512x512.py': {
+            't': (15.8, 127.0),
+            's': (25.3, 167.6),
+            'm': (41.4, 229.1),
+            'l': (54.9, 297.4),
+        },
+        'segmentation/pvt/sem-fpn_pvt-{}_8xb2-40k_ade20k-512x512.py': {
+            't': (17, 158),
+            's': (28, 225),
+            'm': (48, 315),
+            'l': (65, 420),
+        },
+        'segmentation/inline_swin/upernet_inline-swin-{}_8xb2-160k_ade20k-512x512.py': {
+            't': (60.9, 941.3),
+            's': (81.5, 1036.7),
+            'b': (121.9, 1184.5),
+        },
+        'segmentation/swin/upernet_swin-{}_8xb2-160k_ade20k-512x512.py': {
+            't': (60, 945),
+            's': (81, 1038),
+            'b': (121, 1188),
+        },
+    }.items()
+    for size, target in targets.items()
+}
+
+
+def within_rounding(target):
+    """1%, or half a unit where a figure is rounded to a whole number."""
+    half = 0.5 if isinstance(target, int) else 0
+    return pytest.approx(target, abs=max(0.01 * target, half))
+
+
+@pytest.mark.parametrize('path', TARGETS)
+def test_published_tables(path):
+    cost = count_config(load_config(str(CONFIGS / path)))['']
+    params, multiply_accumulates = TARGETS[path]
+    assert cost.flops / 1e9 == within_rounding(multiply_accumulates)
+    if params:
+        assert cost.params / 1e6 == within_rounding(params)
+
+
+# By hand -----------------------------------------------------------------------------------------
+
+
+def test_convolutions_and_linear_layers():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),  # 13 x 9 to 7 x 5
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 12, (3, 1), groups=4, dilation=(2, 1), bias=False),  # to 3 x 5
+        nn.ConvTranspose2d(12, 6, 2, stride=2, groups=2),  # to 6 x 10
+        nn.Upsample(scale_factor=2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(24, 5),
+        nn.Softmax(1),
+    ).eval()
+    costs = count_model(model, lambda model: model(torch.rand(1, 3, 13, 9)))
+    expected = {
+        '0': Cost((7 * 5) * 8 * 3 * 9, 8 * 3 * 9 + 8, (7 * 5) * 8),
+        '1': Cost(0, 16, 0),
+        '2': Cost((3 * 5) * 12 * 2 * 3, 12 * 2 * 3, (3 * 5) * 12),
+        '3': Cost((3 * 5) * 12 * 3 * 4, 12 * 3 * 4 + 6, (6 * 10) * 6),
+        '4': Cost(),
+        '5': Cost(),
+        '6': Cost(),
+        '7': Cost(24 * 5, 24 * 5 + 5, 5),
+        '8': Cost(),
+    }
+    assert {name: cost for name, cost in costs.items() if name} == expected
+    assert costs[''] == sum(expected.values(), Cost())
+
+
+def test_a_layer_used_twice_counts_twice_with_one_set_of_parameters():
+    layer = nn.Linear(4, 4)
+    costs = count_model(nn.Sequential(layer, layer), lambda model: model(torch.rand(3, 4)))
+    assert costs[''] == Cost(2 * 3 * 16, 16 + 4, 2 * 3 * 4)
+
+
+def test_products_of_an_attention_without_a_rule_are_counted_where_they_run():
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+    x = torch.rand(1, 10, 8, device='meta')
+    cost = count_model(attention.to('meta'), lambda model: model(x, x, x))['']
+    assert cost.flops == 4 * 10 * 8**2 + 2 * 10 * 10 * 8
+
+
+def inline_block(tokens, dim, heads, hidden, maps=1):
+    head_dim = dim // heads
+    attention = 4 * tokens * dim**2 + 2 * tokens * dim * head_dim + 10 * tokens * dim
+    local_kernels = maps * (dim * head_dim + 9 * dim * head_dim)
+    return attention + local_kernels + 2 * tokens * dim * hidden
+
+
+def test_inline_pvt_by_hand(build_narrow):
+    model = build_narrow(InLinePVT, depths=(1, 2, 1, 1))
+    # 44 x 84: patches of 4, then of 2 with the odd remainders padded.
+    expected = (
+        (11 * 21) * 8 * 3 * 16 + inline_block(11 * 21, 8, 1, 16)
+        + (6 * 11) * 16 * 8 * 4 + 2 * inline_block(6 * 11, 16, 2, 32)
+        + (3 * 6) * 24 * 16 * 4 + inline_block(3 * 6, 24, 4, 48)
+        + (2 * 3) * 32 * 24 * 4 + inline_block(2 * 3, 32, 4, 64)
+    )  # fmt: skip
+    assert count_backbone(model.eval().to('meta'), (44, 84)).flops == expected
+
+
+def test_pvt_by_hand(build_narrow):
+    model = build_narrow(InLinePVT, depths=(1, 1, 1, 1), attention='softmax')
+
+    def block(tokens, dim, hidden, keys, ratio):
+        reduction = keys * (ratio * dim) ** 2 if ratio > 1 else 0
+        attention = 2 * tokens * dim**2 + 2 * keys * dim**2 + 2 * tokens * keys * dim
+        return reduction + attention + 2 * tokens * dim * hidden
+
+    # The strided maps floor: 11 x 21 by 8 leaves 1 x 2 keys, 6 x 11 by 4 the same.
+    expected = (
+        (11 * 21) * 8 * 3 * 16 + block(11 * 21, 8, 16, 1 * 2, 8)
+        + (6 * 11) * 16 * 8 * 4 + block(6 * 11, 16, 32, 1 * 2, 4)
+        + (3 * 6) * 24 * 16 * 4 + block(3 * 6, 24, 48, 1 * 3, 2)
+        + (2 * 3) * 32 * 24 * 4 + block(2 * 3, 32, 64, 2 * 3, 1)
+    )  # fmt: skip
+    assert count_backbone(model.eval().to('meta'), (44, 84)).flops == expected
+
+
+@pytest.mark.parametrize('inline_window', [None, 4])
+def test_inline_swin_by_hand(build_narrow, inline_window):
+    model = build_narrow(
+        InLineSwin,
+        depths=(1, 1, 2, 1),
+        attention=('inline', 'inline', ('inline', 'softmax'), 'softmax'),
+        window_size=3,
+        inline_window_size=inline_window,
+    )
+
+    def inline(height, width, dim, heads):
+        tokens, maps = height * width, 1
+        mlp = 2 * tokens * dim * 2 * dim
+        if inline_window:
+            maps = -(-height // 4) * -(-width // 4)
+            tokens = 16 * maps
+        return inline_block(tokens, dim, heads, 0, maps) + mlp
+
+    def softmax(height, width, dim):
+        padded = 9 * -(-height // 3) * -(-width // 3)
+        mlp = 2 * height * width * dim * 2 * dim
+        return 4 * padded * dim**2 + 2 * padded * 9 * dim + mlp
+
+    expected = (
+        (11 * 21) * 8 * 3 * 16 + inline(11, 21, 8, 1)
+        + (6 * 11) * 32 * 16 + inline(6, 11, 16, 2)
+        + (3 * 6) * 64 * 32 + inline(3, 6, 32, 4) + softmax(3, 6, 32)
+        + (2 * 3) * 128 * 64 + softmax(2, 3, 64)
+    )  # fmt: skip
+    assert count_backbone(model.eval().to('meta'), (44, 84)).flops == expected
+
+
+def test_images_of_one_channel():
+    cfg = load_config(str(CONFIGS / TINY_UPERNET))
+    shape = 64, 96
+    three = count_config(cfg, shape)['']
+    cfg.model.backbone.in_channels = 1
+    cfg.model.data_preprocessor.update(mean=[128], std=[60], bgr_to_rgb=False)
+    one = count_config(cfg, shape)['']
+    patches = 96 * 4 * 4 * 2  # weights of the patch embedding for the two channels that are gone
+    assert three.params - one.params == patches
+    assert three.flops - one.flops == patches * (64 // 4) * (96 // 4)
+
+
+def test_heads_of_a_cascade_by_hand():
+    costs = count_config(load_config(str(CONFIGS / TINY_CASCADE)))
+    box = 4 * 49 * 256 * 256 * 9 + 49 * 256 * 1024 + 1024 * 81 + 1024 * 4 * 80
+    mask = 4 * 14**2 * 256 * 256 * 9 + 14**2 * 256 * 256 * 4 + 28**2 * 256 * 80
+    for stage in range(3):
+        assert costs[f'roi_head.bbox_head.{stage}'].flops == 1000 * box
+        assert costs[f'roi_head.mask_head.{stage}'].flops == 100 * mask
+    assert costs['roi_head'].flops == 3 * (1000 * box + 100 * mask)
+
+
+# Against other ways of counting ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('kernel', ['identity', 'relu'])
+@pytest.mark.parametrize('shape', [(64, 96), (256, 256)])
+def test_count_is_of_the_definition_whatever_form_runs(build_narrow, use_form, kernel, shape):
+    model = build_narrow(InLinePVT, kernel=kernel).eval().to('meta')
+    counts = set()
+    for form in ('linear', 'fast') if kernel == 'identity' else ('linear', 'linear'):
+        use_form(form)
+        counts.add(count_backbone(model, shape))
+    assert len(counts) == 1
+
+
+def test_what_runs_does_differ_between_the_forms(build_narrow, use_form):
+    model = build_narrow(InLinePVT).eval().to('meta')
+    counts = set()
+    for form in ('linear', 'fast'):
+        use_form(form)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.empty(1, 3, 64, 96, device='meta'))
+        counts.add(counter.get_total_flops())
+    assert len(counts) == 2
+
+
+@pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
+@pytest.mark.parametrize('shape', [(44, 84), (128, 64)])
+def test_softmax_rules_agree_with_what_runs(build_narrow, monkeypatch, cls, shape):
+    model = build_narrow(cls, attention='softmax').eval().to('meta')
+    by_rule = count_backbone(model, shape)
+    monkeypatch.setattr(flops, 'MIXER_RULES', {})
+    assert count_backbone(model, shape) == by_rule
+
+
+@pytest.mark.parametrize('window', [None, 4])
+def test_inline_rule_agrees_with_the_textbook_form(use_form, monkeypatch, window):
+    use_form('linear')
+    mixer = InLineAttention(24, 3, window_size=window).eval().to('meta')
+    height, width, tokens = 7, 9, 7 * 9 if window is None else 8 * 12
+    x = torch.empty(1, height * width, 24, device='meta')
+
+    def count():
+        return count_model(mixer, lambda mixer: mixer(x, (height, width)))[''].flops
+
+    by_rule = count()
+    monkeypatch.setattr(flops, 'MIXER_RULES', {})
+    means = tokens * 24  # 10 N C: nine for the local residual, which runs as a convolution
+    assert count() == by_rule - means
+
+
+@pytest.mark.parametrize('shape', [(160, 224), (800, 1280)])
+@pytest.mark.parametrize(
+    ('ours', 'theirs'),
+    [
+        (dict(type='mmlab_inline.InLineSwin', arch='tiny'), dict(type='SwinTransformer')),
+        (
+            dict(type='mmlab_inline.InLinePVT', arch='tiny'),
+            dict(type='PyramidVisionTransformer', num_layers=[2, 2, 2, 2]),
+        ),
+    ],
+    ids=['swin', 'pvt'],
+)
+def test_softmax_twins_agree_with_the_libraries_own(ours, theirs, shape):
+    ours = build_meta(dict(ours, attention='softmax'), 'mmdet')
+    by_rule, by_operation = (
+        count_backbone(model, shape) for model in (ours, build_meta(theirs, 'mmdet'))
+    )
+    assert by_rule.params == by_operation.params
+    assert by_rule.flops == by_operation.flops
+
+
+@pytest.mark.parametrize(
+    'config', ['mask-rcnn_inline-pvt-demo_shapes.py', 'sem-fpn_inline-swin-demo_shapes.py']
+)
+def test_all_but_attention_agrees_with_torch_on_a_real_forward(config):
+    cfg = load_config(str(CONFIGS / 'demo' / config))
+    shape = (72, 104)
+    costs = count_config(cfg, shape)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model).eval()
+
+    # Floating-point operations so far, before and after each attention.
+    before, after = [], []
+    mixers = []
+    for name, module in model.backbone.named_modules():
+        if type(module) in flops.MIXER_RULES:
+            mixers.append(name)
+            module.register_forward_pre_hook(lambda *_: before.append(counter.get_total_flops()))
+            module.register_forward_hook(lambda *_: after.append(counter.get_total_flops()))
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        maps = model.neck(model.backbone(torch.rand(1, 3, *shape)))
+        if cfg.default_scope == 'mmdet':
+            model.rpn_head(maps)
+            model.roi_head.bbox_head(torch.rand(1000, 64, 7, 7))
+            model.roi_head.mask_head(torch.rand(100, 64, 14, 14))
+        else:
+            model.decode_head(maps)
+    attention = sum(after) - sum(before)
+    counted = sum(costs[f'backbone.{name}'].flops for name in mixers)
+    assert len(mixers) > 4
+    assert costs[''].flops - counted == (counter.get_total_flops() - attention) // 2
+    assert costs[''].params == sum(parameter.numel() for parameter in model.parameters())
+
+
+# Convention --------------------------------------------------------------------------------------
+
+
+def test_auxiliary_heads_count_as_parameters_only():
+    cfg = load_config(str(CONFIGS / TINY_UPERNET))
+    costs = count_config(cfg)
+    assert costs['auxiliary_head'].flops == costs['auxiliary_head'].activations == 0
+    cfg.model.auxiliary_head = None
+    without = count_config(cfg)['']
+    assert costs[''].flops == without.flops
+    auxiliary = 384 * 256 * 9 + 2 * 256 + 256 * 150 + 150
+    assert costs[''].params - without.params == costs['auxiliary_head'].params == auxiliary
+
+
+def test_modules_add_up_to_the_model():
+    costs = count_config(load_config(str(CONFIGS / TINY_DETECTOR)), (96, 160))
+    parts = (costs[name] for name in ('backbone', 'neck', 'rpn_head', 'roi_head'))
+    assert sum(parts, Cost()) == costs['']
+
+
+def test_inside_a_token_mixer_there_are_only_parameters():
+    costs = count_config(load_config(str(CONFIGS / TINY_DETECTOR)), (96, 160))
+    mixer = 'backbone.block1.0.attn'
+    assert costs[mixer].flops > 0
+    inside = {name: cost for name, cost in costs.items() if name.startswith(f'{mixer}.')}
+    assert {(cost.flops, cost.activations) for cost in inside.values()} == {(0, 0)}
+    assert inside[f'{mixer}.kv'].params == 64 * 128 + 128
+
+
+def test_single_stage_detector():
+    retinanet = CONFIGS / 'detection/inline_pvt/retinanet_inline-pvt-t_fpn_1x_coco.py'
+    costs = count_config(load_config(str(retinanet)), (128, 128))
+    assert costs['bbox_head'].flops > 0
+    assert sum((costs[name] for name in ('backbone', 'neck', 'bbox_head')), Cost()) == costs['']
+
+
+@pytest.mark.parametrize('name', TOKEN_MIXERS)
+@pytest.mark.parametrize('qkv', ['separate', 'joint'])
+def test_every_token_mixer_has_a_rule(name, qkv):
+    context = MixerContext(8, 2, qkv=qkv, softmax_window_size=7 if qkv == 'joint' else None)
+    assert type(build_token_mixer(name, context)) in flops.MIXER_RULES
+
+
+# Speed and memory --------------------------------------------------------------------------------
+
+
+def test_biggest_model_takes_seconds_and_no_memory():
+    arch = {'model.backbone.arch': 'large'}
+    cfg = load_config(str(CONFIGS / TINY_DETECTOR), arch)
+    start = time.process_time()
+    model = build_meta(cfg.model, 'mmdet')
+    count_config(cfg)
+    assert time.process_time() - start < 15
+    tensors = [*model.parameters(), *model.buffers()]
+    assert len(tensors) > 400
+    assert all(tensor.is_meta for tensor in tensors)
+
+
+# Errors ------------------------------------------------------------------------------------------
+
+
+def test_a_part_that_does_not_run_is_an_error():
+    class Partly(nn.Sequential):
+        def forward(self, x):
+            return self[0](x)
+
+    model = Partly(nn.Linear(4, 4), nn.Linear(4, 4))
+    with pytest.raises(UserError, match='1 was not run'):
+        count_model(model, lambda model: model(torch.rand(2, 4)))
+    assert not model[0]._forward_hooks
+
+
+def test_parts_that_do_not_fit_are_an_error():
+    cfg = load_config(str(CONFIGS / TINY_DETECTOR))
+    cfg.model.neck.in_channels = [1, 2, 3, 4]
+    with pytest.raises(UserError, match='does not run'):
+        count_config(cfg)
+
+
+def test_a_model_that_does_not_build_is_an_error():
+    cfg = load_config(str(CONFIGS / TINY_DETECTOR), {'model.backbone.arch': 'huge'})
+    with pytest.raises(UserError, match='unknown arch'):
+        count_config(cfg)

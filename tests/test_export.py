@@ -1,0 +1,72 @@
+"""Parts of an export that can be checked without exporting."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmlab_inline.export import (
+    IntegerUpsample,
+    MatrixAdaptiveAvgPool2d,
+    check_packages,
+    compare_export,
+)
+from mmlab_inline.ops import exporting, softmax_attention, window_shift
+from mmlab_inline.utils import UserError
+
+
+@pytest.mark.parametrize('bins', [1, 2, 3, 6, (2, 5)])
+@pytest.mark.parametrize('size', [(16, 19), (7, 6), (5, 4), (1, 13)])
+def test_pooling_by_matrices(bins, size):
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    expected = nn.AdaptiveAvgPool2d(bins)(x)
+    torch.testing.assert_close(MatrixAdaptiveAvgPool2d(bins)(x), expected, rtol=0, atol=1e-14)
+
+
+def test_upsample_is_mmsegs():
+    wrappers = pytest.importorskip('mmseg.models.utils.wrappers')
+    x = torch.randn(1, 2, 5, 7)
+    expected = wrappers.Upsample(scale_factor=2, mode='bilinear', align_corners=False)(x)
+    assert torch.equal(IntegerUpsample(2, 'bilinear', False)(x), expected)
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_softmax_attention_written_out(masked, monkeypatch):
+    q, k, v = (torch.randn(2, 3, length, 4, dtype=torch.float64) for length in (5, 7, 7))
+    bias = None
+    if masked:
+        bias = torch.randn(3, 5, 7, dtype=torch.float64)
+        bias[:, :, 2] = -torch.inf
+    fused = softmax_attention(q, k, v, bias)
+    monkeypatch.setattr(torch.compiler, 'is_exporting', lambda: True, raising=False)
+    assert exporting.is_exporting()
+    torch.testing.assert_close(softmax_attention(q, k, v, bias), fused, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('hw_shape', 'expected'),
+    [((7, 7), (0, 0)), ((8, 7), (3, 0)), ((1, 15), (0, 3)), ((14, 14), (3, 3))],
+)
+def test_window_shift_without_a_branch(hw_shape, expected):
+    assert window_shift(hw_shape, 7) == expected
+
+
+def test_comparison_tells_wrong_files():
+    module = nn.Identity()
+    module.in_channels = 3
+    module.forward = lambda image: (image, image.argmax(1))
+
+    def outputs(scale=1.0, crop=0, shift=0):
+        return lambda x: [scale * x[..., crop:], (x.argmax(1) + shift * (x[:, 0] > 200)) % 3]
+
+    assert set(compare_export(module, outputs()).values()) == {0.0}
+    assert min(compare_export(module, outputs(scale=1.01)).values()) == pytest.approx(0.01, rel=0.1)
+    assert min(compare_export(module, outputs(crop=1)).values()) == float('inf')
+    shares = compare_export(module, outputs(shift=1)).values()
+    assert all(0.15 < share < 0.3 for share in shares)
+
+
+def test_old_pytorch(monkeypatch):
+    monkeypatch.delattr(torch.compiler, 'is_exporting', raising=False)
+    assert not exporting.is_exporting()
+    with pytest.raises(UserError, match=r'2\.7'):
+        check_packages('torch')

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmlab_inline import InLinePVT, InLineSwin
+from mmlab_inline.utils import CheckpointError
+from mmlab_inline.weights.recognition import recognise
+
+MIXED = ('inline', ('inline', 'softmax'), 'inline', 'softmax')
+
+
+def shapes(cls: type[nn.Module], *args: object, **settings: object) -> dict[str, Tensor]:
+    with torch.device('meta'):
+        return cls(*args, **settings).state_dict()
+
+
+NAMES = {
+    (InLinePVT, 'tiny', 'inline'): 'InLine-PVT-T',
+    (InLinePVT, 'small', 'inline'): 'InLine-PVT-S',
+    (InLinePVT, 'medium', 'inline'): 'InLine-PVT-M',
+    (InLinePVT, 'large', 'inline'): 'InLine-PVT-L',
+    (InLinePVT, 'tiny', 'softmax'): 'PVT-T',
+    (InLinePVT, 'small', 'softmax'): 'PVT-S',
+    (InLinePVT, 'medium', 'softmax'): 'PVT-M',
+    (InLinePVT, 'large', 'softmax'): 'PVT-L',
+    (InLineSwin, 'tiny', None): 'InLine-Swin-T',
+    (InLineSwin, 'small', None): 'InLine-Swin-S',
+    (InLineSwin, 'base', None): 'InLine-Swin-B',
+    (InLineSwin, 'tiny', 'softmax'): 'Swin-T',
+    (InLineSwin, 'small', 'softmax'): 'Swin-S',
+    (InLineSwin, 'base', 'softmax'): 'Swin-B',
+}
+
+
+@pytest.mark.parametrize(('cls', 'arch', 'attention'), NAMES)
+def test_zoo(cls, arch, attention):
+    model = recognise(shapes(cls, arch, attention=attention))
+    assert model.name == NAMES[cls, arch, attention]
+    assert model.cls is cls
+    assert model.settings['arch'] == arch
+    assert set(model.settings) <= {'arch', 'attention'}
+
+
+@pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
+@pytest.mark.parametrize('attention', ['inline', 'softmax', MIXED, 'inline softmax inline inline'])
+def test_custom_arch_is_rebuilt(cls, attention, build_narrow):
+    if ' ' in attention:
+        attention = tuple(attention.split())
+    model = build_narrow(cls, attention=attention)
+    found = recognise(model.state_dict())
+    rebuilt = found.build_empty()
+    assert {name: value.shape for name, value in rebuilt.state_dict().items()} == {
+        name: value.shape for name, value in model.state_dict().items()
+    }
+    assert found.settings['arch']['depths'] == (1, 2, 2, 1)
+    assert 'depths=(1, 2, 2, 1)' in found.name
+    assert found.name.startswith('InLine-') == (attention != 'softmax')
+    heads = found.settings['arch']['num_heads']
+    if attention == 'softmax' and cls is InLinePVT:
+        assert heads == (None,) * 4  # nothing in the weights tells
+    elif attention == 'inline' or cls is InLineSwin:
+        assert heads == (1, 2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ('cls', 'settings'),
+    [
+        (InLineSwin, dict(arch='base', window_size=12)),
+        (InLineSwin, dict(arch='tiny', attention='inline')),
+        (InLineSwin, dict(arch='tiny', in_channels=4)),
+        (InLinePVT, dict(arch='small', pretrain_img_size=384)),
+        (InLinePVT, dict(arch='tiny', attention='softmax', sr_ratios=(4, 2, 2, 1))),
+        (InLinePVT, dict(arch='tiny', attention=MIXED)),
+    ],
+)
+def test_settings_that_are_not_the_archs_own(cls, settings):
+    model = recognise(shapes(cls, **settings))
+    assert model.settings == settings
+    for key in settings.keys() - {'arch'}:
+        assert key in model.name or settings[key] == 'softmax'
+
+
+@pytest.mark.parametrize('drop', ['fc1', 'pos_embed1', 'patch_embed', 'block'])
+def test_unknown_models(drop):
+    weights = {k: v for k, v in shapes(InLinePVT, 'tiny').items() if drop not in k}
+    with pytest.raises(CheckpointError, match='no weights of a model known here'):
+        recognise(weights)
