@@ -281,7 +281,7 @@ def test_a_file_for_images_of_one_channel(written_grey, export, tmp_path):
 
 def test_a_model_that_does_not_run_is_one_line(written, export, tmp_path, monkeypatch):
     """Such as one whose backbone says nothing of its channels, and has others than three."""
-    from mmlab_inline.engine import export as engine
+    from mmlab_inline import export as engine
 
     config, checkpoint, _ = written('retinanet')
     monkeypatch.setattr(engine, 'image_channels', lambda model: 4)

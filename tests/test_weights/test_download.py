@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from mmlab_inline import InLinePVT
-from mmlab_inline.engine import download as module
 from mmlab_inline.utils import UserError
+from mmlab_inline.weights import download as module
 from mmlab_inline.weights.download import download
 from mmlab_inline.weights.released import RELEASED_WEIGHTS, fetch_weights, sha256
 
