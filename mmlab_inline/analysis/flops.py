@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..engine.model import errors_of_build, image_channels
-from ..layers import InLineAttention, SpatialReductionAttention, WindowAttention
+from ..mixers import InLineAttention, SpatialReductionAttention, WindowAttention
 from ..ops import padded_shape
 from ..utils import UserError, one_line
 

@@ -7,7 +7,8 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import Block, MixerContext, build_token_mixer
+from ..layers import Block
+from ..mixers import MixerContext, build_token_mixer
 from ..utils import check_keywords, check_positive, one_of
 from .pretrained import load_pretrained
 

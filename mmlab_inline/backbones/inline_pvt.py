@@ -13,7 +13,8 @@ import torch
 from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from ..layers import MixerContext, PatchEmbed
+from ..layers import PatchEmbed
+from ..mixers import MixerContext
 from ..ops import ResizedPosEmbeds
 from ..registry import register_backbone
 from ..utils import check_positive

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from ..layers import MixerContext, PatchEmbed, PatchMerging
+from ..layers import PatchEmbed, PatchMerging
+from ..mixers import MixerContext
 from ..registry import register_backbone
 from ..utils import check_positive
 from .base import (

@@ -13,7 +13,7 @@ from mmlab_inline import InLineAttention, InLinePVT, InLineSwin
 from mmlab_inline.analysis import flops
 from mmlab_inline.analysis.flops import Cost, build_meta, count_backbone, count_config, count_model
 from mmlab_inline.engine import load_config
-from mmlab_inline.layers import TOKEN_MIXERS, MixerContext, build_token_mixer
+from mmlab_inline.mixers import TOKEN_MIXERS, MixerContext, build_token_mixer
 from mmlab_inline.utils import UserError
 
 pytest.importorskip('mmdet')

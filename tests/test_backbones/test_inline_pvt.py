@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from mmlab_inline import InLineAttention, InLinePVT
 from mmlab_inline.backbones.inline_pvt import ALIASES, ARCH_ZOO
 from mmlab_inline.backbones.key_converters import to_own_format
-from mmlab_inline.layers import SpatialReductionAttention
+from mmlab_inline.mixers import SpatialReductionAttention
 
 GOLDEN_ARCH = dict(
     embed_dims=(16, 32, 48, 64), depths=(1, 1, 2, 1), num_heads=(1, 2, 3, 4), mlp_ratios=(2,) * 4

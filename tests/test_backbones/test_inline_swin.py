@@ -5,7 +5,7 @@ from torch import nn
 from mmlab_inline import InLineAttention, InLineSwin
 from mmlab_inline.backbones.inline_swin import ALIASES, ARCH_ZOO
 from mmlab_inline.backbones.key_converters import to_own_format
-from mmlab_inline.layers import WindowAttention
+from mmlab_inline.mixers import WindowAttention
 
 GOLDEN_ARCH = dict(embed_dims=16, depths=(1, 1, 3, 2), num_heads=(1, 2, 4, 8), mlp_ratios=2)
 GOLDEN_ATTENTION = ('inline', 'inline', ('inline', 'softmax', 'softmax'), 'softmax')

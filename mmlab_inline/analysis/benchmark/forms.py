@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...layers import InLineAttention, Mlp, SpatialReductionAttention, WindowAttention
+from ...layers import Mlp
+from ...mixers import InLineAttention, SpatialReductionAttention, WindowAttention
 from ...ops import KERNELS, inline_attention_fast, inline_attention_linear, token_mean
 from ...utils import UserError
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...backbones import InLinePVT, InLineSwin, inline_pvt, inline_swin
 from ...engine.config import drop_pretrained
 from ...engine.model import errors_of_build, is_own_backbone
-from ...layers import MixerContext, build_token_mixer
+from ...mixers import MixerContext, build_token_mixer
 from ...utils import UserError
 from .device import Device
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from mmlab_inline import InLineAttention, InLinePVT, InLineSwin
-from mmlab_inline.layers import (
+from mmlab_inline.mixers import (
     TOKEN_MIXERS,
     MixerContext,
     SpatialReductionAttention,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmlab_inline.layers import WindowAttention
+from mmlab_inline.mixers import WindowAttention
 
 
 def naive(attention: WindowAttention, x: Tensor, hw_shape: tuple[int, int], shift: bool) -> Tensor:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..utils import one_of
-from .inline_attention import InLineAttention
-from .spatial_reduction_attention import SpatialReductionAttention
-from .window_attention import WindowAttention
+from .inline import InLineAttention
+from .spatial_reduction import SpatialReductionAttention
+from .window import WindowAttention
 
 
 @dataclass(frozen=True)

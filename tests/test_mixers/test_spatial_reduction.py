@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmlab_inline.layers import SpatialReductionAttention
+from mmlab_inline.mixers import SpatialReductionAttention
 
 
 def naive(attention: SpatialReductionAttention, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ..layers import is_plain
 from ..ops import (
     KERNELS,
     apply_in_windows,
@@ -11,7 +12,6 @@ from ..ops import (
     window_shift,
 )
 from ..utils import check_positive, one_of
-from .plain import is_plain
 
 
 class InLineAttention(nn.Module):
