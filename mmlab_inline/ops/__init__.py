@@ -2,8 +2,10 @@
 
 from .dispatch import fast_form_is_cheaper, inline_attention
 from .eager import runs_eagerly_on_cpu
+from .heads import merge_heads, split_heads
 from .inline_attention import (
     KERNELS,
+    InLineWeights,
     inline_attention_banded,
     inline_attention_fast,
     inline_attention_linear,
@@ -13,9 +15,16 @@ from .inline_attention import (
     token_mean,
 )
 from .inline_attention_fused import inline_attention_fused, triton_is_available
+from .linear_attention import (
+    POSITIVE_KERNELS,
+    kernel_attention,
+    normalised_attention,
+    normalised_weights,
+)
 from .local_residual import dynamic_depthwise3x3
 from .mlp import hidden_tokens_are_big, streamed_mlp
-from .pos_embed import ResizedPosEmbeds, resize_pos_embed
+from .pos_embed import resize_pos_embed
+from .resample import pool_map, resize_map
 from .softmax_attention import softmax_attention
 from .windows import (
     apply_in_windows,
@@ -29,7 +38,8 @@ from .windows import (
 
 __all__ = [
     'KERNELS',
-    'ResizedPosEmbeds',
+    'POSITIVE_KERNELS',
+    'InLineWeights',
     'apply_in_windows',
     'dynamic_depthwise3x3',
     'fast_form_is_cheaper',
@@ -42,14 +52,21 @@ __all__ = [
     'inline_attention_naive',
     'inline_attention_of_qkv',
     'inline_attention_weights',
+    'kernel_attention',
     'may_shift',
+    'merge_heads',
+    'normalised_attention',
+    'normalised_weights',
     'pad_to_multiple',
     'padded_shape',
+    'pool_map',
     'relative_position_index',
+    'resize_map',
     'resize_pos_embed',
     'runs_eagerly_on_cpu',
     'shift_mask',
     'softmax_attention',
+    'split_heads',
     'streamed_mlp',
     'token_mean',
     'triton_is_available',

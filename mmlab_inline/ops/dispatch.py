@@ -9,6 +9,7 @@ from torch import Tensor
 from .eager import runs_eagerly_on_cpu
 from .exporting import is_exporting
 from .inline_attention import (
+    InLineWeights,
     inline_attention_banded,
     inline_attention_fast,
     inline_attention_linear,
@@ -20,31 +21,25 @@ from .inline_attention_fused import inline_attention_fused, triton_is_available
 def inline_attention(
     x: Tensor,
     hw_shape: tuple[int, int],
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor, Tensor, Tensor],
+    params: InLineWeights,
     predict_local_kernel: Callable[[Tensor], Tensor],
     projection: tuple[Tensor, Tensor],
-    num_heads: int,
-    kernel: str = 'identity',
 ) -> Tensor:
     """InLine attention by the cheapest form for these sizes, this device and dtype.
 
     Args:
         x: Tokens (B, N, C), row-major over the map.
         hw_shape: Map size (H, W) in tokens, H * W == N.
-        weights: Query, key and value weights, each (C, C) as in ``F.linear``.
-        biases: Query, key and value biases, each (C,).
+        params: Projections to queries, keys and values, heads and kernel function.
         predict_local_kernel: Maps the mean token (B, C) in the dtype of ``x`` to the kernels of
             the local residual, (B, C, 3, 3).
         projection: Weight (C, C) and bias (C,) of the output projection.
-        num_heads: Number of heads; divides C.
-        kernel: Name in :data:`.inline_attention.KERNELS`.
 
     Returns:
         (B, N, C): all heads' outputs plus the local residual, projected.
     """
     # An export has one form for every number of tokens.
-    fast = not is_exporting() and fast_form_is_cheaper(x.shape[1], x.shape[2], kernel)
+    fast = not is_exporting() and fast_form_is_cheaper(x.shape[1], x.shape[2], params.kernel)
     known = {}
     if fast and triton_is_available(x):
         from .triton_kernels import token_mean_and_gram  # needs triton
@@ -59,7 +54,7 @@ def inline_attention(
     fold = form is inline_attention_banded and not torch.is_grad_enabled()
     if fold:
         known['projection'] = projection
-    out = form(x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel, **known)
+    out = form(x, x_mean, hw_shape, params, local_kernel, **known)
     return out if fold else F.linear(out, *projection)
 
 

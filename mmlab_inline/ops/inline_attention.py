@@ -13,12 +13,14 @@ All have one signature; :func:`.dispatch.inline_attention` picks among the linea
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .banded import apply_in_bands, centred_gram
+from .heads import merge_heads, split_heads
 from .local_residual import dynamic_depthwise3x3
 
 KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,6 +30,27 @@ KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
     'exp': lambda x: torch.exp(0.2 * x),
 }
 """Kernel functions of queries and keys, by name."""
+
+
+class InLineWeights(NamedTuple):
+    """What an InLine attention is before its local residual and its output projection.
+
+    Attributes:
+        weights: Query, key and value weights, each (C, C) as in ``F.linear``.
+        biases: Query, key and value biases, each (C,).
+        num_heads: Number of heads; divides C.
+        kernel: Name in :data:`KERNELS`.
+    """
+
+    weights: tuple[Tensor, Tensor, Tensor]
+    biases: tuple[Tensor, Tensor, Tensor]
+    num_heads: int
+    kernel: str = 'identity'
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values of tokens (B, N, C), each (B, N, C)."""
+        pairs = zip(self.weights, self.biases, strict=True)
+        return tuple(F.linear(x, weight, bias) for weight, bias in pairs)
 
 
 def token_mean(x: Tensor) -> Tensor:
@@ -63,11 +86,8 @@ def inline_attention_naive(
     x: Tensor,
     x_mean: Tensor,
     hw_shape: tuple[int, int],
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor, Tensor, Tensor],
+    params: InLineWeights,
     local_kernel: Tensor,
-    num_heads: int,
-    kernel: str = 'identity',
 ) -> Tensor:
     """Definition with the N x N matrix written out; quadratic, for tests.
 
@@ -75,20 +95,19 @@ def inline_attention_naive(
         x: Tokens (B, N, C), row-major over the map.
         x_mean: :func:`token_mean` of ``x``, (B, 1, C). (Unused here: nothing is taken on trust.)
         hw_shape: Map size (H, W) in tokens, H * W == N.
-        weights: Query, key and value weights, each (C, C) as in ``F.linear``.
-        biases: Query, key and value biases, each (C,).
+        params: Projections, heads and kernel function.
         local_kernel: Kernels of the local residual, (B, C, 3, 3).
-        num_heads: Number of heads; divides C.
-        kernel: Name in :data:`KERNELS`.
 
     Returns:
         (B, N, C): all heads' outputs plus the local residual, before the output projection.
     """
-    q, k, v = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-    attention = inline_attention_weights(
-        _split_heads(q, num_heads), _split_heads(k, num_heads), kernel
+    q, k, v = (
+        F.linear(x, weight, bias)
+        for weight, bias in zip(params.weights, params.biases, strict=True)
     )
-    out = _merge_heads(attention @ _split_heads(v, num_heads))
+    heads = (split_heads(t, params.num_heads) for t in (q, k))
+    attention = inline_attention_weights(*heads, params.kernel)
+    out = merge_heads(attention @ split_heads(v, params.num_heads))
     return out + dynamic_depthwise3x3(v, local_kernel, hw_shape, method='shift')
 
 
@@ -96,19 +115,19 @@ def inline_attention_linear(
     x: Tensor,
     x_mean: Tensor,
     hw_shape: tuple[int, int],
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor, Tensor, Tensor],
+    params: InLineWeights,
     local_kernel: Tensor,
-    num_heads: int,
-    kernel: str = 'identity',
 ) -> Tensor:
     """Textbook linear form: ``o_i = mean(v) + s * phi(q_i) Cov(phi(K), V)``, any kernel function.
 
     The covariance is centred, and its 1/N is shared between K and V: an unscaled K^T V overflows
     float16 on big maps. Arguments and result as in :func:`inline_attention_naive`.
     """
-    q, k, v = (F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-    return inline_attention_of_qkv(q, k, v, hw_shape, local_kernel, num_heads, kernel)
+    q, k, v = (
+        F.linear(x, weight, bias)
+        for weight, bias in zip(params.weights, params.biases, strict=True)
+    )
+    return inline_attention_of_qkv(q, k, v, hw_shape, local_kernel, params.num_heads, params.kernel)
 
 
 def inline_attention_of_qkv(
@@ -138,11 +157,11 @@ def inline_attention_of_qkv(
     phi = KERNELS[kernel]
     q, k = phi(q), phi(k)
     k_mean, v_mean = (token_mean(t).to(t.dtype) for t in (k, v))
-    k_centred = _split_heads((k - k_mean) * num_tokens**-0.5, num_heads)
-    v_centred = _split_heads((v - v_mean) * num_tokens**-0.5, num_heads)
+    k_centred = split_heads((k - k_mean) * num_tokens**-0.5, num_heads)
+    v_centred = split_heads((v - v_mean) * num_tokens**-0.5, num_heads)
     cov = k_centred.transpose(-2, -1) @ v_centred  # (B, heads, head_dim, head_dim)
     scale = (channels // num_heads) ** -0.5
-    out = _merge_heads(_split_heads(q, num_heads) @ (scale * cov)) + v_mean
+    out = merge_heads(split_heads(q, num_heads) @ (scale * cov)) + v_mean
     return out + dynamic_depthwise3x3(v, local_kernel, hw_shape)
 
 
@@ -150,11 +169,8 @@ def inline_attention_fast(
     x: Tensor,
     x_mean: Tensor,
     hw_shape: tuple[int, int],
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor, Tensor, Tensor],
+    params: InLineWeights,
     local_kernel: Tensor,
-    num_heads: int,
-    kernel: str = 'identity',
 ) -> Tensor:
     """Exact faster form for the identity kernel: queries and keys never exist.
 
@@ -167,12 +183,12 @@ def inline_attention_fast(
     Raises:
         ValueError: ``kernel`` is not ``'identity'``.
     """
-    _check_identity(kernel)
-    v = F.linear(x, weights[2], biases[2])
+    _check_identity(params.kernel)
+    v = F.linear(x, params.weights[2], params.biases[2])
     with without_autocast(x):
         x_centred = x.to(x_mean.dtype) - x_mean
         gram = x_centred.mT @ x_centred / x.shape[1]
-        matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
+        matrix, bias = fold_projections(gram, x_mean, params)
     local = dynamic_depthwise3x3(v, local_kernel, hw_shape, bias)
     return torch.baddbmm(local, x.to(v.dtype), matrix.to(v.dtype))
 
@@ -181,11 +197,8 @@ def inline_attention_banded(
     x: Tensor,
     x_mean: Tensor,
     hw_shape: tuple[int, int],
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor, Tensor, Tensor],
+    params: InLineWeights,
     local_kernel: Tensor,
-    num_heads: int,
-    kernel: str = 'identity',
     projection: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The fast form in bands of rows (:mod:`.banded`): faster yet on a CPU, and keeps only ``x``.
@@ -200,34 +213,31 @@ def inline_attention_banded(
     Raises:
         ValueError: ``kernel`` is not ``'identity'``.
     """
-    _check_identity(kernel)
+    _check_identity(params.kernel)
     x, gram = centred_gram(x, x_mean)
-    matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
+    matrix, bias = fold_projections(gram, x_mean, params)
     return apply_in_bands(
-        x, matrix, bias, weights[2], biases[2], local_kernel, hw_shape, projection
+        x, matrix, bias, params.weights[2], params.biases[2], local_kernel, hw_shape, projection
     )
 
 
 def fold_projections(
     gram: Tensor,
     x_mean: Tensor,
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor, Tensor, Tensor],
-    num_heads: int,
+    params: InLineWeights,
 ) -> tuple[Tensor, Tensor]:
     """Everything but the value's residual as one matrix and one bias per sample.
 
     Args:
         gram: Token covariance of ``x``, (B, C, C).
         x_mean: (B, 1, C).
-        weights: Query, key and value weights.
-        biases: Query, key and value biases.
-        num_heads: Number of heads.
+        params: Projections and heads; the kernel function is the identity.
 
     Returns:
         (B, C, C) and (B, C), in the dtype of ``x_mean``.
     """
     batch, channels = gram.shape[:2]
+    weights, biases, num_heads, _ = params
     head_dim = channels // num_heads
     wq, wk, wv = (w.to(x_mean.dtype).unflatten(0, (num_heads, head_dim)) for w in weights)
     bq, bv = biases[0].to(x_mean.dtype), biases[2].to(x_mean.dtype)
@@ -241,14 +251,6 @@ def fold_projections(
 def _check_identity(kernel: str) -> None:
     if kernel != 'identity':
         raise ValueError(f"the fast form needs kernel='identity', got {kernel!r}")
-
-
-def _split_heads(x: Tensor, num_heads: int) -> Tensor:
-    return x.unflatten(2, (num_heads, -1)).transpose(1, 2)  # (B, heads, N, head_dim)
-
-
-def _merge_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)  # (B, N, C)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:

@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .compat import is_transforming
-from .inline_attention import fold_projections, inline_attention_fast, without_autocast
+from .inline_attention import (
+    InLineWeights,
+    fold_projections,
+    inline_attention_fast,
+    without_autocast,
+)
 
 _DEVICE_TYPE = 'cuda'
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -22,11 +27,8 @@ def inline_attention_fused(
     x: Tensor,
     x_mean: Tensor,
     hw_shape: tuple[int, int],
-    weights: tuple[Tensor, Tensor, Tensor],
-    biases: tuple[Tensor, Tensor, Tensor],
+    params: InLineWeights,
     local_kernel: Tensor,
-    num_heads: int,
-    kernel: str = 'identity',
     gram: Tensor | None = None,
 ) -> Tensor:
     """:func:`~mmlab_inline.ops.inline_attention_fast`, fused where :func:`triton_is_available`.
@@ -39,18 +41,16 @@ def inline_attention_fused(
         gram: Token covariance of ``x``, centred, (B, C, C) in float32, if it is known already:
             ``triton_kernels.token_mean_and_gram`` gives it in one read with ``x_mean``.
     """
-    if kernel != 'identity' or not triton_is_available(x):
-        return inline_attention_fast(
-            x, x_mean, hw_shape, weights, biases, local_kernel, num_heads, kernel
-        )
+    if params.kernel != 'identity' or not triton_is_available(x):
+        return inline_attention_fast(x, x_mean, hw_shape, params, local_kernel)
     from .triton_kernels import project_and_local_residual, token_mean_and_gram
 
     if gram is None:
         gram = token_mean_and_gram(x)[1]
     x = x.to(_product_dtype(x))  # once for both products
-    v = F.linear(x, weights[2], biases[2])
+    v = F.linear(x, params.weights[2], params.biases[2])
     with without_autocast(x):
-        matrix, bias = fold_projections(gram, x_mean, weights, biases, num_heads)
+        matrix, bias = fold_projections(gram, x_mean, params)
     return project_and_local_residual(x, v, matrix, bias[:, None], local_kernel, hw_shape)
 
 

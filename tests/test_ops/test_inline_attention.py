@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmlab_inline.ops import (
     KERNELS,
+    InLineWeights,
     banded,
     fast_form_is_cheaper,
     inline_attention,
@@ -66,7 +67,11 @@ def call(
 ) -> Tensor:
     x, wq, wk, wv, bq, bk, bv, local_kernel = (inputs[name] for name in NAMES)
     return form(
-        x, token_mean(x), hw_shape, (wq, wk, wv), (bq, bk, bv), local_kernel, num_heads, kernel
+        x,
+        token_mean(x),
+        hw_shape,
+        InLineWeights((wq, wk, wv), (bq, bk, bv), num_heads, kernel),
+        local_kernel,
     )
 
 
@@ -287,7 +292,8 @@ def dispatched(inputs: dict[str, Tensor], hw_shape: tuple[int, int]) -> Tensor:
         return inputs['local_kernel']
 
     x, wq, wk, wv, bq, bk, bv, _ = (inputs[name] for name in NAMES)
-    return inline_attention(x, hw_shape, (wq, wk, wv), (bq, bk, bv), predict, (wv, bv), 3)
+    params = InLineWeights((wq, wk, wv), (bq, bk, bv), 3)
+    return inline_attention(x, hw_shape, params, predict, (wv, bv))
 
 
 def projected(form: str, inputs: dict[str, Tensor], hw_shape: tuple[int, int]) -> Tensor:

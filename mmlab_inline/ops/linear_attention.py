@@ -1,0 +1,87 @@
+"""Divisive linear attention: positive features, normalised by their sum over the keys."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Added to the mean over tokens that divides, in float32: a query without a key gets 0, not NaN.
+EPSILON = 1e-6
+_TINY = 1e-20
+
+
+def _elu(x: Tensor) -> Tensor:
+    # elu(x) + 1 as written would be exactly 0 below -16.6 in float32, -6.2 in bfloat16.
+    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+
+
+POSITIVE_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    'relu': F.relu,
+    'elu': _elu,
+    'exp': lambda x: torch.exp(0.2 * x),
+}
+"""Kernel functions of queries and keys without negative values, by name."""
+
+
+def kernel_attention(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
+    """:func:`normalised_attention` of kernel functions of queries and keys, free of overflow.
+
+    Args:
+        q: Queries (B, heads, M, head_dim).
+        k: Keys (B, heads, N, head_dim).
+        v: Values (B, heads, N, width).
+        kernel: Name in :data:`POSITIVE_KERNELS`.
+
+    Returns:
+        (B, heads, M, width).
+    """
+    phi = POSITIVE_KERNELS[kernel]
+    if kernel != 'exp':
+        return normalised_attention(phi(q), phi(k), v)
+    # Divided by the largest feature, of a query or of a head's keys, which the norm takes out
+    # again; the usual epsilon would not be small beside what is left.
+    q = q - q.detach().amax(-1, keepdim=True)
+    k = k - k.detach().amax((-2, -1), keepdim=True)
+    return normalised_attention(phi(q), phi(k), v, _TINY)
+
+
+def normalised_weights(q: Tensor, k: Tensor) -> Tensor:
+    """The weights ``q_i.k_j / sum_t q_i.k_t`` themselves: for tests and for looking at.
+
+    Args:
+        q: Features of queries (B, heads, M, head_dim), not negative.
+        k: Features of keys (B, heads, N, head_dim), not negative.
+
+    Returns:
+        (B, heads, M, N); rows sum to 1, to the epsilon.
+    """
+    scores = q @ k.mT
+    return scores / (scores.mean(-1, keepdim=True) + EPSILON) / k.shape[-2]
+
+
+def normalised_attention(q: Tensor, k: Tensor, v: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """:func:`normalised_weights` times the values, in time linear in the number of tokens.
+
+    ``q_i [mean_j k_j^T v_j] / (q_i.mean_j k_j + 1e-6)``, computed as a mean of context rows, each
+    of which is a mean of values: no number is larger than its operands, whatever the dtype and
+    the number of tokens. Normalisers are float32 (or float64) throughout.
+
+    Args:
+        q: Features of queries (B, heads, M, head_dim), not negative.
+        k: Features of keys (B, heads, N, head_dim), not negative.
+        v: Values (B, heads, N, width).
+        epsilon: Added to the mean that divides.
+
+    Returns:
+        (B, heads, M, width) in the dtype of ``v``.
+    """
+    accurate = torch.promote_types(q.dtype, torch.float32)
+    scale = k.shape[-2] ** -0.5  # of the keys and of the values: together 1 / N
+    k_mean = k.mean(-2, keepdim=True, dtype=accurate)
+    # Channel c of a query reads row c of the context. A channel without a key has weight 0.
+    weights = q * k_mean
+    weights = weights / (weights.sum(-1, keepdim=True) + epsilon)
+    k = k * (scale / k_mean.clamp(min=_TINY))
+    context = k.to(v.dtype).mT @ (scale * v)  # (B, heads, head_dim, width)
+    return weights.to(v.dtype) @ context
