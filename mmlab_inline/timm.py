@@ -10,7 +10,6 @@ The networks are those of :mod:`.backbones`, and parameter names are those of th
 checkpoints: weights move between both, and from the authors' files to either.
 """
 
-import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -26,9 +25,11 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from .backbones import InLinePVT, InLineSwin
-from .backbones.base import DenseBackbone, init_linear_and_norm
+from .backbones.base import DenseBackbone
 from .backbones.inline_swin import channel_norm
 from .backbones.pretrained import RECOMPUTED
+from .layers import init_linear_and_norm
+from .mixers import AttentionSpec
 from .weights.released import RELEASED_WEIGHTS
 
 __all__ = ['InLinePVTClassifier', 'InLineSwinClassifier']
@@ -193,9 +194,8 @@ class _Classifier(DenseBackbone):
         self.with_cp = enable
 
     def no_weight_decay(self) -> set[str]:
-        """Position embeddings and relative position biases."""
-        ends = re.compile(r'(^pos_embed\d|relative_position_bias_table)$')
-        return {name for name, _ in self.named_parameters() if ends.search(name)}
+        """Position embeddings, and what the attentions say of themselves."""
+        return set(self.parameters_without_decay())
 
     def load_state_dict(
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign: bool = False
@@ -210,6 +210,7 @@ class InLinePVTClassifier(_Classifier, InLinePVT):
 
     Args:
         arch: As in :class:`.InLinePVT`.
+        attention: As there.
         in_chans: Channels of the image.
         num_classes: 0: no last layer.
         global_pool: ``'avg'``, or ``''`` for none.
@@ -226,6 +227,7 @@ class InLinePVTClassifier(_Classifier, InLinePVT):
         self,
         arch: str | Mapping = 'tiny',
         *,
+        attention: AttentionSpec = 'inline',
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
@@ -234,7 +236,9 @@ class InLinePVTClassifier(_Classifier, InLinePVT):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(arch, in_channels=in_chans, drop_path_rate=drop_path_rate)
+        super().__init__(
+            arch, attention=attention, in_channels=in_chans, drop_path_rate=drop_path_rate
+        )
         names = [f'block{number}' for number in range(1, self.num_stages + 1)]
         self._finish(names, in_chans, num_classes, global_pool, drop_rate)
         self.to(device=device, dtype=dtype)
@@ -262,6 +266,7 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
 
     Args:
         arch: As in :class:`.InLineSwin`.
+        attention: As there.
         in_chans: Channels of the image.
         num_classes: 0: no last layer.
         global_pool: ``'avg'``, or ``''`` for none.
@@ -279,6 +284,7 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
         self,
         arch: str | Mapping = 'tiny',
         *,
+        attention: AttentionSpec | None = None,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
@@ -289,7 +295,11 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            arch, in_channels=in_chans, window_size=window_size, drop_path_rate=drop_path_rate
+            arch,
+            attention=attention,
+            in_channels=in_chans,
+            window_size=window_size,
+            drop_path_rate=drop_path_rate,
         )
         for stage in range(self.num_stages):
             delattr(self, f'norm{stage}')  # a dense backbone's

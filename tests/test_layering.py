@@ -1,4 +1,4 @@
-"""The rooms of the package: what each may import of the others, as docs/architecture.md draws it."""
+"""What each room of the package may import of the others, as docs/architecture.md draws it."""
 
 import ast
 from pathlib import Path
@@ -10,14 +10,14 @@ import mmlab_inline
 PACKAGE = Path(mmlab_inline.__file__).parent
 # From the ground up; a room imports rooms of lower floors only.
 FLOORS = (
-    {'version', 'utils', 'ops'},
-    {'registry', 'environment', 'layers', 'datasets'},
-    {'mixers'},
-    {'backbones'},
-    {'weights'},
-    {'engine', 'timm'},
-    {'analysis', 'inference', 'export'},
-    {'report', 'own_data'},
+    ('version', 'utils', 'ops'),
+    ('registry', 'environment', 'layers', 'datasets'),
+    ('mixers',),
+    ('backbones',),
+    ('weights',),
+    ('engine', 'timm'),
+    ('analysis', 'inference', 'export'),
+    ('report', 'own_data'),
 )
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FACE = {'__init__', '__main__'}

@@ -1,8 +1,8 @@
 """Parameters, multiply-accumulates and activations of a config, as published tables count them.
 
 The model is built and run on the meta device: shapes only, no weights, no arithmetic. Convolutions
-and matrix products are counted where they run. Token mixers are counted by their definition, by a
-rule per class in :data:`MIXER_RULES`, whatever algebra computes them.
+and matrix products are counted where they run. There, attentions run by their definition, whatever
+algebra computes them elsewhere.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..engine.model import errors_of_build, image_channels
-from ..mixers import InLineAttention, SpatialReductionAttention, WindowAttention
-from ..ops import padded_shape
 from ..utils import UserError, one_line
 
 # (H, W) in pixels of the image that published tables count with.
@@ -32,12 +30,13 @@ NUM_MASKS = 100
 CONVENTION = (
     'FLOPs are multiply-accumulates, for one image, of convolutions (transposed ones: per input '
     'element), of linear layers and of attention products. Softmax attention: 2 N M C for N '
-    'queries and M keys of C channels; windows are those of the padded map. InLine attention: '
-    '2 N C d + 10 N C for heads of width d, beside its projections; by its definition, whatever '
-    'form computes it. Norms, activation functions, softmax, interpolation and pooling are not '
-    f'counted. Detectors: {NUM_BOXES} boxes and {NUM_MASKS} masks, in every stage of a cascade. '
+    'queries and M keys of C channels; windows are those of the padded map. Linear attention: '
+    '2 N C d for heads of width d, 9 N C more where it has a local residual, beside its '
+    'projections; by its definition, whatever form computes it. Norms, activation functions, '
+    'softmax, means, interpolation and pooling are not counted. '
+    f'Detectors: {NUM_BOXES} boxes and {NUM_MASKS} masks, in every stage of a cascade. '
     'Auxiliary heads count as parameters only. Activations are the elements that the counted '
-    'convolutions and linear layers put out.'
+    "convolutions, a local residual's too, and linear layers put out."
 )
 
 
@@ -63,64 +62,7 @@ class Cost:
         )
 
 
-# Token mixers ------------------------------------------------------------------------------------
-
-
-def _inline_attention(mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]) -> Cost:
-    tokens, maps = _tokens_and_maps(x, hw_shape, mixer.window_size)
-    dim, head_dim = mixer.dim, mixer.dim // mixer.num_heads
-    projections = 4 * tokens * dim**2
-    # K^T V and its product with Q; 9 N C for the local residual and N C for the means.
-    products = 2 * tokens * dim * head_dim + 10 * tokens * dim
-    # The 3x3 kernels come from two convolutions over one token, C to C and C to 9 C, per head.
-    kernels = maps * (dim + 9 * dim) * head_dim
-    outputs = (4 + 1) * tokens * dim + maps * (dim + 9 * dim)
-    return Cost(flops=projections + products + kernels, activations=outputs)
-
-
-def _window_attention(mixer: WindowAttention, x: Tensor, hw_shape: tuple[int, int]) -> Cost:
-    tokens, _ = _tokens_and_maps(x, hw_shape, mixer.window_size)
-    dim = x.shape[2]
-    projections = 4 * tokens * dim**2
-    products = 2 * tokens * mixer.window_size**2 * dim
-    return Cost(flops=projections + products, activations=4 * tokens * dim)
-
-
-def _spatial_reduction_attention(
-    mixer: SpatialReductionAttention, x: Tensor, hw_shape: tuple[int, int]
-) -> Cost:
-    batch, tokens, dim = x.shape
-    ratio = mixer.sr_ratio
-    keys = max(hw_shape[0] // ratio, 1) * max(hw_shape[1] // ratio, 1)
-    projections = 2 * tokens * dim**2 + 2 * keys * dim**2
-    products = 2 * tokens * keys * dim
-    reduction, reduced = (keys * ratio**2 * dim**2, keys * dim) if ratio > 1 else (0, 0)
-    return Cost(
-        flops=batch * (projections + products + reduction),
-        activations=batch * (2 * tokens * dim + 2 * keys * dim + reduced),
-    )
-
-
-# A rule takes the mixer and the arguments of its forward. One more mixer: one more line.
-MIXER_RULES: dict[type[nn.Module], Callable[..., Cost]] = {
-    InLineAttention: _inline_attention,
-    WindowAttention: _window_attention,
-    SpatialReductionAttention: _spatial_reduction_attention,
-}
-
-
-def _tokens_and_maps(
-    x: Tensor, hw_shape: tuple[int, int], window_size: int | None
-) -> tuple[int, int]:
-    """Tokens attended, padding included, and the maps or windows that they lie in."""
-    if window_size is None:
-        return x.shape[0] * x.shape[1], x.shape[0]
-    height, width = padded_shape(hw_shape, window_size)
-    tokens = x.shape[0] * height * width
-    return tokens, tokens // window_size**2
-
-
-# Everything else ---------------------------------------------------------------------------------
+# What runs ---------------------------------------------------------------------------------------
 
 
 def _convolution(out: Tensor, image: Tensor, weight: Tensor, *settings: object) -> int:
@@ -139,7 +81,6 @@ _MULTIPLY_ACCUMULATES: dict[object, Callable[..., int]] = {
     torch.ops.aten.addmm: _product,
     torch.ops.aten.baddbmm: _product,
 }
-_LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 class _Counter(TorchDispatchMode):
@@ -150,22 +91,16 @@ class _Counter(TorchDispatchMode):
         self.costs: defaultdict[str, Cost] = defaultdict(Cost)
         self.entered = {''}
         self._running = ['']
-        self._mixer: str | None = None  # nothing inside it is counted a second time
 
-    def enter(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    def enter(self, name: str, module: nn.Module, args: tuple) -> None:
         """Forward pre-hook of the module called ``name``."""
         self.entered.add(name)
         self._running.append(name)
-        if self._mixer is None and type(module) in MIXER_RULES:
-            self._mixer = name
-            self.costs[name] += MIXER_RULES[type(module)](module, *args, **kwargs)
 
     def leave(self, name: str, module: nn.Module, args: tuple, out: object) -> None:
         """Forward hook of the module called ``name``."""
         self._running.pop()
-        if self._mixer == name:
-            self._mixer = None
-        elif self._mixer is None and isinstance(module, _LAYERS):
+        if isinstance(module, nn.Linear):
             self.costs[name] += Cost(activations=out.numel())
 
     def __torch_dispatch__(
@@ -173,8 +108,9 @@ class _Counter(TorchDispatchMode):
     ) -> object:
         out = func(*args, **(kwargs or {}))
         formula = _MULTIPLY_ACCUMULATES.get(func.overloadpacket)
-        if formula and self._mixer is None:
-            self.costs[self._running[-1]] += Cost(flops=formula(out, *args))
+        if formula:
+            activations = out.numel() if formula is _convolution else 0
+            self.costs[self._running[-1]] += Cost(formula(out, *args), activations=activations)
         return out
 
 
@@ -246,8 +182,7 @@ def count_model(model: nn.Module, run: Callable[[nn.Module], object]) -> dict[st
         run: Calls the model, or its parts one after the other.
 
     Returns:
-        By qualified name, in the order of ``named_modules``; ``''`` is the whole model. What lies
-        inside a token mixer has parameters only.
+        By qualified name, in the order of ``named_modules``; ``''`` is the whole model.
 
     Raises:
         UserError: ``run`` fails, or leaves out a part that has parameters.
@@ -255,12 +190,9 @@ def count_model(model: nn.Module, run: Callable[[nn.Module], object]) -> dict[st
     counter = _Counter()
     handles = []
     modules = dict(model.named_modules())
-    mixers = {name for name, module in modules.items() if type(module) in MIXER_RULES}
     for name, module in modules.items():
-        if not mixers.isdisjoint(_ancestors(name)):
-            continue  # counted by a rule; hooks there would change what runs
         enter, leave = partial(counter.enter, name), partial(counter.leave, name)
-        handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        handles.append(module.register_forward_pre_hook(enter))
         handles.append(module.register_forward_hook(leave))
     try:
         with torch.no_grad(), counter:

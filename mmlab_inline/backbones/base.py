@@ -1,18 +1,25 @@
 """What both backbones share: arch zoo look-up, frozen stages, checkpointing, pretrained weights."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
 
 from mmengine.model import BaseModule, PretrainedInit
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import Block
-from ..mixers import MixerContext, build_token_mixer
+from ..mixers import (
+    AttentionSpec,
+    Site,
+    TokenMixer,
+    build_token_mixer,
+    resolve_attention,
+    shortest_attention,
+)
 from ..utils import check_keywords, check_positive, one_of
 from .pretrained import load_pretrained
-
-AttentionSpec = str | Sequence[str | Sequence[str]]
 
 
 class DenseBackbone(BaseModule):
@@ -67,6 +74,14 @@ class DenseBackbone(BaseModule):
     def layers_in_order(self) -> list[list[nn.Module | nn.Parameter]]:
         """The stem, then every block, each with what embeds its input; without output norms."""
         raise NotImplementedError
+
+    def parameters_without_decay(self) -> list[str]:
+        """Names of position embeddings and of what the attentions want no weight decay on."""
+        names = [name for name, _ in self.named_parameters() if name.startswith('pos_embed')]
+        for path, module in self.named_modules():
+            if isinstance(module, TokenMixer):
+                names += [f'{path}.{name}' for name in module.no_decay]
+        return names
 
     def forward_stage(self, index: int, x: Tensor) -> Tensor:
         """Run one stage, the patch embedding or merging before it included.
@@ -166,7 +181,9 @@ def resolve_arch(
     single: Sequence[str] = (),
     either: Sequence[str] = (),
 ) -> dict:
-    """Settings of an architecture, by name, alias, or as a dict with exactly the zoo's keys.
+    """Settings of an architecture, by name, alias, or as a dict.
+
+    A dict has embed_dims, depths, num_heads and mlp_ratios, and may have softmax_heads.
 
     Args:
         arch: Name, alias or dict.
@@ -184,7 +201,7 @@ def resolve_arch(
         return dict(zoo[aliases.get(arch) or one_of('arch', arch, [*zoo, *aliases])])
     required = ('embed_dims', 'depths', 'num_heads', 'mlp_ratios')
     for key in arch:
-        one_of('arch key', key, required)
+        one_of('arch key', key, [*required, 'softmax_heads'])
     missing = [key for key in required if key not in arch]
     if missing:
         raise ValueError(f'arch lacks {", ".join(missing)}; it needs {", ".join(required)}')
@@ -199,40 +216,74 @@ def resolve_arch(
     return dict(arch)
 
 
-def resolve_attention(attention: AttentionSpec, depths: Sequence[int]) -> list[tuple[str, ...]]:
-    """Token mixer names of every block, stage by stage.
-
-    Args:
-        attention: One name for all, a name per stage, or for a mixed stage a name per block.
-        depths: Blocks per stage.
+def choose_attention(
+    attention: AttentionSpec,
+    depths: Sequence[int],
+    kernel: str | None,
+    inline_window_size: int | None,
+) -> list[tuple]:
+    """The attention of every block, with the backbones' older keywords as options of ``'inline'``.
 
     Raises:
-        ValueError: The number of stages or blocks does not fit.
+        ValueError: As :func:`.resolve_attention`.
     """
-    if isinstance(attention, str):
-        attention = (attention,) * len(depths)
-    if len(attention) != len(depths):
-        raise ValueError(f'attention has {len(attention)} stages, depths has {len(depths)}')
-    stages = []
-    for stage, (names, depth) in enumerate(zip(attention, depths, strict=True)):
-        names = (names,) * depth if isinstance(names, str) else tuple(names)
-        if len(names) != depth:
-            raise ValueError(f'attention[{stage}] names {len(names)} blocks, the stage has {depth}')
-        stages.append(names)
+    stages = resolve_attention(attention, depths)
+    given = {'kernel': kernel, 'window_size': inline_window_size}
+    given = {key: value for key, value in given.items() if value is not None}
+    if not given:
+        return stages
+    inline = dict(type='inline', **given)
+    stages = [tuple(inline if c == 'inline' else c for c in choices) for choices in stages]
+    warnings.warn(
+        f'kernel= and inline_window_size= will go; write attention={shortest_attention(stages)!r}',
+        FutureWarning,
+        stacklevel=3,
+    )
     return stages
 
 
-def build_block(
-    name: str, context: MixerContext, mlp_ratio: float, drop_path: float, norm_eps: float
-) -> Block:
-    """One block around the token mixer called ``name``."""
-    mixer = build_token_mixer(name, context)
-    return Block(context.dim, mixer, mlp_ratio, drop_path, norm_eps)
+def build_blocks(
+    choices: Sequence,
+    site: Site,
+    mlp_ratio: float,
+    drop_rates: Iterator[float],
+    norm_eps: float,
+) -> nn.ModuleList:
+    """The blocks of a stage.
+
+    Args:
+        choices: The attention of each.
+        site: What they have in common.
+        mlp_ratio: Hidden channels of the MLPs over C.
+        drop_rates: Stochastic depth rates; one a block is taken.
+        norm_eps: Epsilon of the LayerNorms.
+    """
+    return nn.ModuleList(
+        Block(
+            site.dim,
+            build_token_mixer(choice, replace(site, shift=index % 2 == 1)),
+            mlp_ratio,
+            next(drop_rates),
+            norm_eps,
+        )
+        for index, choice in enumerate(choices)
+    )
 
 
-def init_linear_and_norm(module: nn.Module) -> None:
-    """Truncated normal (std 0.02) linear weights, zero biases; LayerNorm stays at identity."""
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def pretrain_grids(size: int | Sequence[int], patch_sizes: Sequence[int]) -> list[tuple[int, int]]:
+    """Map size (H, W) in tokens of each stage at the size of pretraining.
+
+    Args:
+        size: Image (H, W) in pixels, or its side.
+        patch_sizes: Stride of each stage over the one before.
+
+    Raises:
+        ValueError: It is smaller than a token of the last stage.
+    """
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    strides = list(accumulate(patch_sizes, int.__mul__))
+    if len(size) != 2 or min(size) < strides[-1]:
+        raise ValueError(
+            f'pretrain_img_size={size} must be (H, W) in pixels, each at least {strides[-1]}'
+        )
+    return [tuple(side // stride for side in size) for stride in strides]

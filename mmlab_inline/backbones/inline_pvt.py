@@ -5,31 +5,32 @@ Paper: "Bridging the Divide: Reconsidering Softmax and Linear Attention", NeurIP
 Parameter names are those of the released InLine-PVT and PVT checkpoints.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 
 import torch
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
-from ..layers import PatchEmbed
-from ..mixers import MixerContext
-from ..ops import ResizedPosEmbeds
+from ..layers import PatchEmbed, trunc_normal_
+from ..mixers import AttentionSpec, Site, initialise
+from ..ops import resize_pos_embed
 from ..registry import register_backbone
 from ..utils import check_positive
 from .base import (
-    AttentionSpec,
     DenseBackbone,
-    build_block,
+    build_blocks,
+    choose_attention,
     drop_path_rates,
-    init_linear_and_norm,
+    pretrain_grids,
     resolve_arch,
-    resolve_attention,
 )
 
 PATCH_SIZES = (4, 2, 2, 2)
-_WIDTHS = dict(embed_dims=(64, 128, 320, 512), num_heads=(2, 4, 10, 16), mlp_ratios=(8, 8, 4, 4))
+_WIDTHS = dict(
+    embed_dims=(64, 128, 320, 512),
+    num_heads=(2, 4, 10, 16),
+    softmax_heads=(1, 2, 5, 8),  # PVT's own
+    mlp_ratios=(8, 8, 4, 4),
+)
 ARCH_ZOO = {
     'tiny': dict(_WIDTHS, depths=(2, 2, 2, 2)),
     'small': dict(_WIDTHS, depths=(3, 4, 6, 3)),
@@ -45,16 +46,16 @@ class InLinePVT(DenseBackbone):
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'medium'``, ``'large'`` (or t, s, m, l), or a dict with
-            embed_dims, depths, num_heads, mlp_ratios, each with one number per stage.
+            embed_dims, depths, num_heads, mlp_ratios, each with one number per stage, and
+            softmax_heads where softmax attention and its like have another number of heads.
         in_channels: Channels of the image.
-        pretrain_img_size: Image size (H, W) in pixels, or its side, that the position embeddings
-            are stored for; they are resized to any other.
-        attention: Token mixer: one name for all, one per stage, or within a stage one per block.
-            ``'inline'`` or ``'softmax'``. ``'softmax'`` throughout a named arch is plain PVT: its
-            softmax stages have half of the heads.
-        kernel: Kernel function of InLine attention: ``'identity'``, ``'relu'``, ``'leakyrelu'``
-            or ``'exp'``.
-        inline_window_size: Window of InLine attention in tokens; None: the whole map.
+        pretrain_img_size: Image size (H, W) in pixels, or its side, that position embeddings and
+            other tables are stored for; they are resized to any other.
+        attention: A name out of :func:`.list_attentions`, or a dict with its options such as
+            ``dict(type='agent', agent_num=9)``: one for all, one per stage, or within a stage one
+            per block. ``'softmax'`` throughout a named arch is plain PVT.
+        kernel: Older word for ``attention=dict(type='inline', kernel=...)``.
+        inline_window_size: Older word for ``attention=dict(type='inline', window_size=...)``.
         sr_ratios: Spatial reduction of softmax attention, per stage.
         drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
         out_indices: Stages to return, from 0.
@@ -63,7 +64,7 @@ class InLinePVT(DenseBackbone):
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` loads ImageNet weights.
 
     Raises:
-        ValueError: Unknown arch, attention or kernel, or numbers that do not fit together.
+        ValueError: Unknown arch, attention or option, or numbers that do not fit together.
 
     Examples:
         >>> model = InLinePVT('tiny')
@@ -78,7 +79,7 @@ class InLinePVT(DenseBackbone):
         in_channels: int = 3,
         pretrain_img_size: int | tuple[int, int] = 224,
         attention: AttentionSpec = 'inline',
-        kernel: str = 'identity',
+        kernel: str | None = None,
         inline_window_size: int | None = None,
         sr_ratios: Sequence[int] = (8, 4, 2, 1),
         drop_path_rate: float = 0.1,
@@ -103,54 +104,30 @@ class InLinePVT(DenseBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-        if isinstance(pretrain_img_size, int):
-            pretrain_img_size = (pretrain_img_size, pretrain_img_size)
-        smallest = math.prod(PATCH_SIZES[: len(dims)])
-        if len(pretrain_img_size) != 2 or min(pretrain_img_size) < smallest:
-            raise ValueError(
-                f'pretrain_img_size={tuple(pretrain_img_size)} must be (H, W) in pixels, '
-                f'each at least {smallest}'
-            )
-        mixers = resolve_attention(attention, depths)
+        self.pos_grids = pretrain_grids(pretrain_img_size, PATCH_SIZES[: len(dims)])
+        mixers = choose_attention(attention, depths, kernel, inline_window_size)
         drop_rates = drop_path_rates(drop_path_rate, sum(depths))
-        self.pos_grids = [
-            tuple(side // stride for side in pretrain_img_size)
-            for stride in accumulate(PATCH_SIZES, int.__mul__)
-        ]
-        self._resized_pos_embeds = ResizedPosEmbeds()
-        for stage in range(len(dims)):
-            heads = settings['num_heads'][stage]
-            blocks = []
-            for index, name in enumerate(mixers[stage]):
-                context = MixerContext(
-                    dims[stage],
-                    # PVT's own heads are twice as wide as InLine-PVT's.
-                    heads // 2 if name == 'softmax' and isinstance(arch, str) else heads,
-                    qkv='separate',
-                    kernel=kernel,
-                    linear_window_size=inline_window_size,
-                    sr_ratio=sr_ratios[stage],
-                    shift=index % 2 == 1,
-                )
-                ratio = settings['mlp_ratios'][stage]
-                blocks.append(build_block(name, context, ratio, next(drop_rates), norm_eps=1e-6))
+        for stage, dim in enumerate(dims):
+            number = stage + 1
             channels = dims[stage - 1] if stage else in_channels
             height, width = self.pos_grids[stage]
-            pos_embed = nn.Parameter(torch.zeros(1, height * width, dims[stage]))
-            trunc_normal_(pos_embed, std=0.02)
-            number = stage + 1
-            self.add_module(
-                f'patch_embed{number}', PatchEmbed(channels, dims[stage], PATCH_SIZES[stage])
+            site = Site(
+                dim,
+                settings['num_heads'][stage],
+                settings.get('softmax_heads', settings['num_heads'])[stage],
+                grid=self.pos_grids[stage],
+                sr_ratio=sr_ratios[stage],
+                stage=stage,
             )
+            ratio = settings['mlp_ratios'][stage]
+            blocks = build_blocks(mixers[stage], site, ratio, drop_rates, norm_eps=1e-6)
+            pos_embed = nn.Parameter(torch.zeros(1, height * width, dim))
+            trunc_normal_(pos_embed, std=0.02)
+            self.add_module(f'patch_embed{number}', PatchEmbed(channels, dim, PATCH_SIZES[stage]))
             self.register_parameter(f'pos_embed{number}', pos_embed)
-            self.add_module(f'block{number}', nn.ModuleList(blocks))
-        self.apply(init_linear_and_norm)
+            self.add_module(f'block{number}', blocks)
+        initialise(self)
         self._freeze_stages()
-
-    def train(self, mode: bool = True) -> 'InLinePVT':
-        # Weights may have been swapped through .data, as averaging hooks do around an evaluation.
-        self._resized_pos_embeds.clear()
-        return super().train(mode)
 
     def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         if index == 0:
@@ -171,7 +148,7 @@ class InLinePVT(DenseBackbone):
         number = index + 1
         x, hw_shape = getattr(self, f'patch_embed{number}')(x)
         pos_embed = getattr(self, f'pos_embed{number}')
-        x = x + self._resized_pos_embeds(pos_embed, self.pos_grids[index], hw_shape)
+        x = x + resize_pos_embed(pos_embed, self.pos_grids[index], hw_shape)
         for block in getattr(self, f'block{number}'):
             x = self._run_block(block, x, hw_shape)
         return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)

@@ -10,17 +10,16 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from ..layers import PatchEmbed, PatchMerging
-from ..mixers import MixerContext
+from ..mixers import AttentionSpec, Site, initialise
 from ..registry import register_backbone
 from ..utils import check_positive
 from .base import (
-    AttentionSpec,
     DenseBackbone,
-    build_block,
+    build_blocks,
+    choose_attention,
     drop_path_rates,
-    init_linear_and_norm,
+    pretrain_grids,
     resolve_arch,
-    resolve_attention,
 )
 
 PATCH_SIZE = 4
@@ -54,9 +53,9 @@ ALIASES = {'t': 'tiny', 's': 'small', 'b': 'base'}
 class SwinStage(nn.Module):
     """Blocks, and before the next stage a patch merging: holds the released names together."""
 
-    def __init__(self, blocks: Sequence[nn.Module], downsample: PatchMerging | None) -> None:
+    def __init__(self, blocks: nn.ModuleList, downsample: PatchMerging | None) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = blocks
         self.downsample = downsample
 
 
@@ -72,13 +71,15 @@ class InLineSwin(DenseBackbone):
             first stage; it doubles from stage to stage), depths, num_heads, mlp_ratios (one
             number, or one per stage).
         in_channels: Channels of the image.
-        attention: Token mixer: one name for all, one per stage, or within a stage one per block.
-            ``'inline'`` or ``'softmax'``. ``'softmax'`` throughout is plain Swin. None: as the
-            paper's arch has it (``'inline'`` throughout for an arch given as a dict).
-        kernel: Kernel function of InLine attention: ``'identity'``, ``'relu'``, ``'leakyrelu'``
-            or ``'exp'``.
+        pretrain_img_size: Image size (H, W) in pixels, or its side, that tables of attentions are
+            stored for; they are resized to any other.
+        attention: A name out of :func:`.list_attentions`, or a dict with its options such as
+            ``dict(type='agent', agent_num=9)``: one for all, one per stage, or within a stage one
+            per block. ``'softmax'`` throughout is plain Swin. None: as the paper's arch has it
+            (``'inline'`` throughout for an arch given as a dict).
+        kernel: Older word for ``attention=dict(type='inline', kernel=...)``.
         window_size: Window of softmax attention in tokens (12 in the 384-pixel base).
-        inline_window_size: Window of InLine attention in tokens; None: the whole map.
+        inline_window_size: Older word for ``attention=dict(type='inline', window_size=...)``.
         drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
         out_indices: Stages to return, from 0.
         frozen_stages: -1: none; 0: the patch embedding; k: that and the first k stages.
@@ -86,7 +87,7 @@ class InLineSwin(DenseBackbone):
         init_cfg: ``dict(type='Pretrained', checkpoint=PATH)`` loads ImageNet weights.
 
     Raises:
-        ValueError: Unknown arch, attention or kernel, or numbers that do not fit together.
+        ValueError: Unknown arch, attention or option, or numbers that do not fit together.
 
     Examples:
         >>> model = InLineSwin('tiny')
@@ -99,8 +100,9 @@ class InLineSwin(DenseBackbone):
         arch: str | Mapping = 'tiny',
         *,
         in_channels: int = 3,
+        pretrain_img_size: int | tuple[int, int] = 224,
         attention: AttentionSpec | None = None,
-        kernel: str = 'identity',
+        kernel: str | None = None,
         window_size: int = 7,
         inline_window_size: int | None = None,
         drop_path_rate: float = 0.1,
@@ -126,30 +128,28 @@ class InLineSwin(DenseBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-        mixers = resolve_attention(attention or settings.get('attention', 'inline'), depths)
+        attention = attention or settings.get('attention', 'inline')
+        mixers = choose_attention(attention, depths, kernel, inline_window_size)
+        grids = pretrain_grids(pretrain_img_size, (PATCH_SIZE, *[2] * (len(dims) - 1)))
         drop_rates = drop_path_rates(drop_path_rate, sum(depths))
         self.patch_embed = PatchEmbed(in_channels, dims[0], PATCH_SIZE)
         self.layers = nn.ModuleList()
         for stage, dim in enumerate(dims):
-            blocks = []
-            for index, name in enumerate(mixers[stage]):
-                context = MixerContext(
-                    dim,
-                    settings['num_heads'][stage],
-                    qkv='joint',
-                    kernel=kernel,
-                    linear_window_size=inline_window_size,
-                    softmax_window_size=window_size,
-                    shift=index % 2 == 1,
-                )
-                blocks.append(
-                    build_block(name, context, ratios[stage], next(drop_rates), norm_eps=1e-5)
-                )
+            site = Site(
+                dim,
+                settings['num_heads'][stage],
+                settings.get('softmax_heads', settings['num_heads'])[stage],
+                qkv='joint',
+                grid=grids[stage],
+                window=window_size,
+                stage=stage,
+            )
+            blocks = build_blocks(mixers[stage], site, ratios[stage], drop_rates, norm_eps=1e-5)
             last = stage == len(dims) - 1
             self.layers.append(SwinStage(blocks, None if last else PatchMerging(dim)))
         for stage in self.out_indices:
             self.add_module(f'norm{stage}', nn.LayerNorm(dims[stage], eps=1e-5))
-        self.apply(init_linear_and_norm)
+        initialise(self)
         self._freeze_stages()
 
     def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:

@@ -1,15 +1,43 @@
-"""Token mixers: attentions that the backbones choose from by name, a file each."""
+"""Token mixers: attentions that the backbones choose from by name, a file each.
 
-from .base import TOKEN_MIXERS, MixerContext, build_token_mixer
+One more is one more file, and its line in the first import.
+"""
+
+from . import (  # noqa: F401 - each enters itself in the table
+    inline,
+    spatial_reduction,
+    window,
+)
+from .base import TOKEN_MIXERS, QKVMixer, Site, TokenMixer, token_mixer
+from .build import (
+    AttentionSpec,
+    build_attention,
+    build_token_mixer,
+    initialise,
+    list_attentions,
+    mixer_class,
+    resolve_attention,
+    shortest_attention,
+)
 from .inline import InLineAttention
 from .spatial_reduction import SpatialReductionAttention
 from .window import WindowAttention
 
 __all__ = [
     'TOKEN_MIXERS',
+    'AttentionSpec',
     'InLineAttention',
-    'MixerContext',
+    'QKVMixer',
+    'Site',
     'SpatialReductionAttention',
+    'TokenMixer',
     'WindowAttention',
+    'build_attention',
     'build_token_mixer',
+    'initialise',
+    'list_attentions',
+    'mixer_class',
+    'resolve_attention',
+    'shortest_attention',
+    'token_mixer',
 ]

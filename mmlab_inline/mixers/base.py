@@ -1,74 +1,236 @@
-"""The table of token mixers that the backbones choose from by name.
+"""What every token mixer is, and the table of them by name."""
 
-A new linear attention needs an op, a layer, a line here and a test; no backbone changes.
-"""
-
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from ..utils import one_of
-from .inline import InLineAttention
-from .spatial_reduction import SpatialReductionAttention
-from .window import WindowAttention
+from ..ops import apply_in_windows, window_shift
+from ..utils import check_positive, one_of
+
+TOKEN_MIXERS: dict[str, type['TokenMixer']] = {}
+"""Token mixers by name; :func:`token_mixer` adds one."""
+
+
+def token_mixer(name: str) -> Callable[[type], type]:
+    """Class decorator: enter a :class:`TokenMixer` in the table.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+
+    def enter(cls: type['TokenMixer']) -> type['TokenMixer']:
+        if name in TOKEN_MIXERS:
+            raise ValueError(f'attention {name!r} is {TOKEN_MIXERS[name].__name__} already')
+        TOKEN_MIXERS[name] = cls
+        return cls
+
+    return enter
 
 
 @dataclass(frozen=True)
-class MixerContext:
-    """What a macro-architecture tells a token mixer about the block that it serves.
+class Site:
+    """What a backbone knows of a block.
 
     Attributes:
         dim: Channels C.
         num_heads: Number of heads.
+        softmax_heads: Number of heads that softmax attention has in the same architecture.
         qkv: ``'separate'`` (PVT) or ``'joint'`` (Swin) projections.
-        kernel: Kernel function of linear attentions.
-        linear_window_size: Window of linear attentions in tokens, None for the whole map.
-        softmax_window_size: Window of softmax attention in tokens; None if ``sr_ratio`` rules.
-        sr_ratio: Spatial reduction of softmax attention where it is not windowed.
+        grid: Map size (H, W) in tokens at the size of pretraining, for which tables are stored.
         shift: Whether a windowed mixer shifts its windows (odd blocks).
+        sr_ratio: Spatial reduction of the architecture's softmax attention.
+        window: Window of the architecture's softmax attention; None where it has none.
+        stage: The stage, from 0; None outside a backbone.
     """
 
     dim: int
     num_heads: int
-    qkv: str
-    kernel: str = 'identity'
-    linear_window_size: int | None = None
-    softmax_window_size: int | None = None
-    sr_ratio: int = 1
+    softmax_heads: int | None = None
+    qkv: str = 'separate'
+    grid: tuple[int, int] | None = None
     shift: bool = False
+    sr_ratio: int = 1
+    window: int | None = None
+    stage: int | None = None
 
 
-def _inline(context: MixerContext) -> nn.Module:
-    return InLineAttention(
-        context.dim,
-        context.num_heads,
-        qkv=context.qkv,
-        kernel=context.kernel,
-        window_size=context.linear_window_size,
-        shift=context.shift,
-    )
+class TokenMixer(nn.Module):
+    """Tokens of a map to tokens of the same shape, projections included; no skip, no norm.
 
+    A subclass writes :meth:`mix`, and names in its constructor what it needs of its place (the
+    fields of :class:`Site`) and, with defaults, its options. All else is done for it from
+    what it declares: choice by name, windows, costs, weight decay, recognition, documentation.
 
-def _softmax(context: MixerContext) -> nn.Module:
-    if context.softmax_window_size is None:
-        return SpatialReductionAttention(context.dim, context.num_heads, context.sr_ratio)
-    return WindowAttention(
-        context.dim, context.num_heads, context.softmax_window_size, context.shift
-    )
-
-
-# Every module built here has forward(x, hw_shape) with x (B, N, C) and returns (B, N, C).
-TOKEN_MIXERS: dict[str, Callable[[MixerContext], nn.Module]] = {
-    'inline': _inline,
-    'softmax': _softmax,
-}
-
-
-def build_token_mixer(name: str, context: MixerContext) -> nn.Module:
-    """Build the token mixer called ``name``.
+    Args:
+        dim: Channels C.
+        num_heads: Number of heads; divides ``dim``.
+        grid: Map size (H, W) in tokens that tables are stored for; the window's where there is one.
+        window_size: Attend within windows of this side in tokens; None: the whole map.
+        shift: Roll the map by half a window first (unmasked: a linear form cannot mask pairs).
 
     Raises:
-        ValueError: Unknown name; the message lists :data:`TOKEN_MIXERS`.
+        ValueError: ``num_heads`` does not divide ``dim``, or a number is not positive.
     """
-    return TOKEN_MIXERS[one_of('attention', name, TOKEN_MIXERS)](context)
+
+    paper: ClassVar[str] = ''
+    """Where it comes from, for tables."""
+    heads: ClassVar[str] = 'inline'
+    """``'softmax'`` for the number of heads that softmax attention has in the same architecture."""
+    no_decay: ClassVar[tuple[str, ...]] = ()
+    """Parameters that take no weight decay."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        grid: tuple[int, int] | None = None,
+        window_size: int | None = None,
+        shift: bool = False,
+    ) -> None:
+        super().__init__()
+        check_positive(dim=dim, num_heads=num_heads, grid=grid, window_size=window_size)
+        if dim % num_heads:
+            raise ValueError(f'num_heads={num_heads} does not divide dim={dim}')
+        self.dim = dim
+        self.num_heads = num_heads
+        self.grid = grid if window_size is None else (window_size, window_size)
+        self.window_size = window_size
+        self.shift = shift
+
+    @classmethod
+    def options(cls) -> dict[str, object]:
+        """Options with their defaults: what the constructor takes beyond its place."""
+        parameters = inspect.signature(cls).parameters.values()
+        return {p.name: p.default for p in parameters if p.name not in PLACE}
+
+    @classmethod
+    def defaults(cls, site: Site) -> dict[str, object]:
+        """Defaults of options that depend on the place."""
+        return {}
+
+    @classmethod
+    def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:
+        """What the weights of one attention tell of it.
+
+        Args:
+            weights: By their names in the module.
+
+        Returns:
+            Options, ``num_heads`` among them where they tell it; None if they are not of this
+            mixer, or do not tell it from others.
+        """
+        return None
+
+    def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attend over a whole map, or over windows as if each were one.
+
+        Args:
+            x: Tokens (B, N, C), row-major over the map.
+            hw_shape: Map size (H, W) in tokens, H * W == N.
+
+        Returns:
+            (B, N, C).
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attend over a map.
+
+        Args:
+            x: Tokens (B, N, C), row-major over the map.
+            hw_shape: Map size (H, W) in tokens.
+
+        Returns:
+            (B, N, C).
+
+        Raises:
+            ValueError: H * W is not N.
+        """
+        height, width = hw_shape
+        if height * width != x.shape[1]:
+            raise ValueError(f'hw_shape={tuple(hw_shape)} does not hold {x.shape[1]} tokens')
+        if self.window_size is None:
+            return self.mix(x, (height, width))
+        return self.mix_windows(x, (height, width))
+
+    def mix_windows(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Cut a map into windows, shift them if asked to, and attend within each.
+
+        Args:
+            x: Tokens (B, N, C).
+            hw_shape: Map size (H, W) in tokens, H * W == N.
+
+        Returns:
+            (B, N, C).
+        """
+        window_shape = (self.window_size, self.window_size)
+        return apply_in_windows(
+            lambda windows: self.mix(windows, window_shape),
+            x,
+            hw_shape,
+            self.window_size,
+            window_shift(hw_shape, self.window_size) if self.shift else (0, 0),
+        )
+
+    def table_shape(self) -> tuple[int, int]:
+        """The map size (H, W) that tables are stored for.
+
+        Raises:
+            ValueError: Neither ``grid`` nor ``window_size`` was given.
+        """
+        if self.grid is None:
+            raise ValueError(
+                f'{type(self).__name__} stores tables: give grid=(H, W), '
+                'the size in tokens of the map that it is trained on'
+            )
+        return tuple(self.grid)
+
+
+class QKVMixer(TokenMixer):
+    """A token mixer with projections to queries, keys and values, and of the output.
+
+    Args:
+        dim: Channels C.
+        num_heads: Number of heads; divides ``dim``.
+        qkv: ``'separate'`` projections ``q`` and ``kv`` (as in PVT) or ``'joint'``, one ``qkv``
+            (as in Swin).
+        grid: As in :class:`TokenMixer`, like the other two.
+        window_size: See there.
+        shift: See there.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv: str = 'separate',
+        *,
+        grid: tuple[int, int] | None = None,
+        window_size: int | None = None,
+        shift: bool = False,
+    ) -> None:
+        super().__init__(dim, num_heads, grid=grid, window_size=window_size, shift=shift)
+        if one_of('qkv', qkv, ('separate', 'joint')) == 'joint':
+            self.qkv = nn.Linear(dim, 3 * dim)
+        else:
+            self.q = nn.Linear(dim, dim)
+            self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens (B, N, C), each (B, N, C)."""
+        if hasattr(self, 'qkv'):
+            return self.qkv(x).chunk(3, 2)
+        return self.q(x), *self.kv(x).chunk(2, 2)
+
+    def projections(self) -> tuple[nn.Linear, ...]:
+        """The layers before attention, in the order of :meth:`project`."""
+        return (self.qkv,) if hasattr(self, 'qkv') else (self.q, self.kv)
+
+
+PLACE = frozenset({'dim', 'num_heads', 'qkv', 'grid', 'shift', 'stage'})
+"""Keywords of a constructor that a backbone gives, not its user."""

@@ -1,13 +1,17 @@
 """Softmax attention over a reduced map (Pyramid Vision Transformer, arXiv 2102.12122)."""
 
+from collections.abc import Mapping
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import softmax_attention
+from ..ops import merge_heads, softmax_attention, split_heads
 from ..utils import check_positive
+from .base import QKVMixer, Site, token_mixer
 
 
-class SpatialReductionAttention(nn.Module):
+@token_mixer('spatial_reduction')
+class SpatialReductionAttention(QKVMixer):
     """Multi-head softmax attention whose keys and values come from a strided map.
 
     Args:
@@ -19,21 +23,22 @@ class SpatialReductionAttention(nn.Module):
         ValueError: ``num_heads`` does not divide ``dim``, or a number is not positive.
     """
 
+    paper = 'PVT, ICCV 2021'
+    heads = 'softmax'
+
     def __init__(self, dim: int, num_heads: int, sr_ratio: int = 1) -> None:
-        super().__init__()
-        check_positive(dim=dim, num_heads=num_heads, sr_ratio=sr_ratio)
-        if dim % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide dim={dim}')
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads)
+        check_positive(sr_ratio=sr_ratio)
         self.sr_ratio = sr_ratio
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
         if sr_ratio > 1:
             self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio)
             self.norm = nn.LayerNorm(dim, eps=1e-5)
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    @classmethod
+    def defaults(cls, site: Site) -> dict[str, object]:
+        return dict(sr_ratio=site.sr_ratio)
+
+    def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Attend over a map.
 
         Args:
@@ -44,11 +49,9 @@ class SpatialReductionAttention(nn.Module):
         Returns:
             (B, N, C).
         """
-        q = self.q(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        kv = self.kv(self._reduce(x, hw_shape)).unflatten(2, (2, self.num_heads, -1))
-        k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, keys, head_dim)
-        out = softmax_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        keys = self.kv(self._reduce(x, hw_shape)).chunk(2, 2)
+        out = softmax_attention(*(split_heads(t, self.num_heads) for t in (self.q(x), *keys)))
+        return self.proj(merge_heads(out))
 
     def _reduce(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         if self.sr_ratio == 1:
@@ -60,3 +63,9 @@ class SpatialReductionAttention(nn.Module):
             x = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
         x = self.sr(x.permute(0, 3, 1, 2))
         return self.norm(x.permute(0, 2, 3, 1).flatten(1, 2))
+
+    @classmethod
+    def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:
+        # Without a reduction its names are those of any attention.
+        convolution = weights.get('sr.weight')
+        return None if convolution is None else dict(sr_ratio=convolution.shape[-1])

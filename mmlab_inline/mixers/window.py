@@ -1,21 +1,27 @@
 """Softmax attention in shifted windows (Swin Transformer, arXiv 2103.14030)."""
 
+import math
+from collections.abc import Mapping
+
 import torch
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from ..layers import trunc_normal_
 from ..ops import (
     apply_in_windows,
     may_shift,
+    merge_heads,
     relative_position_index,
     shift_mask,
     softmax_attention,
+    split_heads,
     window_shift,
 )
-from ..utils import check_positive
+from .base import QKVMixer, Site, token_mixer
 
 
-class WindowAttention(nn.Module):
+@token_mixer('window')
+class WindowAttention(QKVMixer):
     """Window attention with relative position bias; cuts and shifts the windows itself.
 
     Maps are padded to a multiple of the window. A shifted block does not shift along an axis on
@@ -31,16 +37,12 @@ class WindowAttention(nn.Module):
         ValueError: ``num_heads`` does not divide ``dim``, or a number is not positive.
     """
 
+    paper = 'Swin, ICCV 2021'
+    heads = 'softmax'
+    no_decay = ('relative_position_bias_table',)
+
     def __init__(self, dim: int, num_heads: int, window_size: int = 7, shift: bool = False) -> None:
-        super().__init__()
-        check_positive(dim=dim, num_heads=num_heads, window_size=window_size)
-        if dim % num_heads:
-            raise ValueError(f'num_heads={num_heads} does not divide dim={dim}')
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.shift = shift
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        super().__init__(dim, num_heads, 'joint', window_size=window_size, shift=shift)
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros((2 * window_size - 1) ** 2, num_heads)
         )
@@ -49,16 +51,12 @@ class WindowAttention(nn.Module):
             'relative_position_index', relative_position_index(window_size), persistent=False
         )
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        """Attend within windows of a map.
+    @classmethod
+    def defaults(cls, site: Site) -> dict[str, object]:
+        return {} if site.window is None else dict(window_size=site.window)
 
-        Args:
-            x: Tokens (B, N, C), row-major over the map.
-            hw_shape: Map size (H, W) in tokens.
-
-        Returns:
-            (B, N, C).
-        """
+    def mix_windows(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        # Unlike a linear form, softmax can keep apart what a shift brings together.
         shift = window_shift(hw_shape, self.window_size) if self.shift else (0, 0)
         mask = shift_mask(hw_shape, self.window_size, shift, x.device) if may_shift(shift) else None
         return apply_in_windows(
@@ -67,8 +65,8 @@ class WindowAttention(nn.Module):
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         area = self.window_size**2
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B * windows, heads, area, head_dim)
+        # Each (B * windows, heads, area, head_dim).
+        q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
         bias = self.relative_position_bias_table[self.relative_position_index]
         bias = bias.permute(2, 0, 1).to(q.dtype)[None]  # (1, heads, area, area)
         if mask is not None:
@@ -77,4 +75,11 @@ class WindowAttention(nn.Module):
             q, k, v = (t.reshape(-1, bias.shape[1], area, t.shape[-1]) for t in (q, k, v))
         out = softmax_attention(q, k, v, bias)
         out = out.reshape(-1, self.num_heads, area, out.shape[-1])
-        return self.proj(out.transpose(1, 2).flatten(2))
+        return self.proj(merge_heads(out))
+
+    @classmethod
+    def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:
+        table = weights.get('relative_position_bias_table')
+        if table is None:
+            return None
+        return dict(num_heads=table.shape[1], window_size=(math.isqrt(table.shape[0]) + 1) // 2)

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..backbones.pretrained import below, compare_backbone, split_backbone
+from ..mixers import AttentionSpec
 from ..utils import (
     CheckpointError,
     UserError,
@@ -50,13 +51,14 @@ class Conversion:
         )
 
 
-def convert(checkpoint: dict) -> Conversion:
+def convert(checkpoint: dict, attention: AttentionSpec | None = None) -> Conversion:
     """Take a backbone's weights out of a checkpoint.
 
     Args:
         checkpoint: A released classification checkpoint of InLine-PVT, InLine-Swin, PVT or Swin,
             or a checkpoint of mmdet, mmseg or this project, whose ``backbone.`` is taken; or just
             the state dict of one.
+        attention: As the backbones take it, where the weights do not tell.
 
     Raises:
         CheckpointError: It holds no model that is known here, or not exactly all of its weights.
@@ -68,7 +70,7 @@ def convert(checkpoint: dict) -> Conversion:
         left_over += [name for name in state_dict if not name.startswith('backbone.')]
         state_dict = below('backbone', state_dict)
     weights, left_out = split_backbone(state_dict)
-    model = recognise(weights)
+    model = recognise(weights, attention)
     try:
         empty = model.build_empty()
     except ValueError as error:
@@ -80,7 +82,12 @@ def convert(checkpoint: dict) -> Conversion:
     return Conversion(model, weights, missing, (*left_out, *left_over))
 
 
-def convert_file(source: str | Path, target: str | Path, force: bool = False) -> Conversion:
+def convert_file(
+    source: str | Path,
+    target: str | Path,
+    force: bool = False,
+    attention: AttentionSpec | None = None,
+) -> Conversion:
     """Write the backbone's weights in a file into another.
 
     Args:
@@ -88,6 +95,7 @@ def convert_file(source: str | Path, target: str | Path, force: bool = False) ->
         target: ``.pth`` file, which gets ``{'state_dict': ...}``, or ``.safetensors`` file. It is
             there whole or not at all.
         force: Write over an existing target.
+        attention: As for :func:`convert`.
 
     Raises:
         UserError: A file cannot be read, written or converted, or stands in the way.
@@ -100,12 +108,12 @@ def convert_file(source: str | Path, target: str | Path, force: bool = False) ->
             raise UserError(f'{target} is the file to convert; write to another')
         if not force:
             raise UserError(f'{target} exists; --force writes over it')
-    conversion = read_and_convert(source)
+    conversion = read_and_convert(source, attention)
     save_weights(conversion.weights, target)
     return conversion
 
 
-def read_and_convert(source: str | Path) -> Conversion:
+def read_and_convert(source: str | Path, attention: AttentionSpec | None = None) -> Conversion:
     """:func:`convert` of a file.
 
     Raises:
@@ -116,7 +124,7 @@ def read_and_convert(source: str | Path) -> Conversion:
     except FileNotFoundError as error:
         raise UserError(str(error)) from None
     try:
-        return convert(checkpoint)
+        return convert(checkpoint, attention)
     except CheckpointError as error:
         raise CheckpointError(f'{source}: {error}') from None
 

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from ..backbones import inline_pvt, inline_swin
-from ..backbones.base import DenseBackbone, resolve_attention
+from ..backbones.base import DenseBackbone, pretrain_grids
+from ..mixers import (
+    TOKEN_MIXERS,
+    AttentionSpec,
+    Site,
+    mixer_class,
+    resolve_attention,
+    shortest_attention,
+)
 from ..utils import CheckpointError
 
 _Weights = Mapping[str, Tensor]
@@ -22,7 +30,8 @@ class Recognised:
     """A backbone and the settings that its weights tell.
 
     The kernel function and the window of InLine attention leave no trace in the weights, nor does
-    the number of heads of PVT's softmax attention (None in an arch given as a dict).
+    the number of heads of PVT's softmax attention (None in an arch given as a dict), nor a linear
+    attention that adds nothing to its projections: such a network has to be named.
 
     Attributes:
         cls: The class.
@@ -56,9 +65,28 @@ class Recognised:
         """
         arch = self.settings['arch']
         if not isinstance(arch, str):
-            arch = {**arch, 'num_heads': tuple(heads or 1 for heads in arch['num_heads'])}
+            heads = ('num_heads', 'softmax_heads')
+            known = {k: tuple(n or 1 for n in arch[k]) for k in heads if k in arch}
+            arch = {**arch, **known}
         with torch.device('meta'):
             return self.cls(**{**self.settings, 'arch': arch})
+
+
+@dataclass
+class _Attention:
+    """What the weights of one attention tell.
+
+    Attributes:
+        path: Its prefix.
+        stage: The stage, from 0.
+        name: In the table of token mixers; None where the weights do not tell.
+        found: What the mixer's own ``recognise`` reads in them.
+    """
+
+    path: str
+    stage: int
+    name: str | None
+    found: dict
 
 
 @dataclass(frozen=True)
@@ -67,114 +95,182 @@ class _Stage:
 
     Attributes:
         dim: Channels.
-        mixers: Token mixer of each block.
-        num_heads: None if nothing tells.
         mlp_ratio: Hidden channels of the first block's MLP over ``dim``.
-        softmax: Prefix of the first softmax attention's weights; None if all blocks are InLine.
+        attentions: Of the blocks.
     """
 
     dim: int
-    mixers: tuple[str, ...]
-    num_heads: int | None
     mlp_ratio: float
-    softmax: str | None
+    attentions: tuple[_Attention, ...]
+
+    def heads(self, kind: str) -> int | None:
+        """Number of heads of the attentions that take those of ``kind``; None if nothing tells."""
+        found = (
+            attention.found.get('num_heads')
+            for attention in self.attentions
+            if attention.name and TOKEN_MIXERS[attention.name].heads == kind
+        )
+        return next(filter(None, found), None)
 
 
-def recognise(weights: _Weights) -> Recognised:
+def recognise(weights: _Weights, attention: AttentionSpec | None = None) -> Recognised:
     """Read class and settings from a backbone's weights under the names here.
 
     Only what tells the settings is looked at; whether all of the weights fit is seen by comparing
     them with :meth:`Recognised.build_empty`.
 
+    Args:
+        weights: Of a backbone.
+        attention: As the backbones take it, where the weights do not tell.
+
     Raises:
-        CheckpointError: They are of no backbone known here.
+        CheckpointError: They are of no backbone known here, or do not tell its attention.
     """
     for read in (_read_pvt, _read_swin):
         try:
-            return read(weights)
-        except (KeyError, IndexError, ValueError, ZeroDivisionError):
+            return read(weights, attention)
+        except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
+            if isinstance(error, CheckpointError):
+                raise
             continue  # something that every member of the family has is absent or misshapen
     raise CheckpointError(
         'these are no weights of a model known here (InLine-PVT, InLine-Swin, PVT, Swin)'
     )
 
 
-def _read_pvt(weights: _Weights) -> Recognised:
-    numbers = range(1, _NUM_STAGES + 1)
-    stages = [_read_stage(weights, f'block{number}.') for number in numbers]
+def _read_pvt(weights: _Weights, attention: AttentionSpec | None) -> Recognised:
+    stages = [_read_stage(weights, f'block{index + 1}.', index) for index in range(_NUM_STAGES)]
+    defaults = _defaults(inline_pvt.InLinePVT)
+    sr_ratios = tuple(
+        next((a.found['sr_ratio'] for a in stage.attentions if 'sr_ratio' in a.found), default)
+        for stage, default in zip(stages, defaults['sr_ratios'], strict=True)
+    )
+    everything = [a for stage in stages for a in stage.attentions]
+    if any(a.name == 'spatial_reduction' for a in everything):
+        # Where nothing is reduced, PVT's own attention has the names of any other.
+        for a in everything:
+            if a.name is None and sr_ratios[a.stage] == 1:
+                a.name = 'spatial_reduction'
     arch = dict(
         embed_dims=tuple(stage.dim for stage in stages),
-        depths=tuple(len(stage.mixers) for stage in stages),
-        num_heads=tuple(stage.num_heads for stage in stages),
+        depths=tuple(len(stage.attentions) for stage in stages),
         mlp_ratios=tuple(stage.mlp_ratio for stage in stages),
     )
-    patch_size = inline_pvt.PATCH_SIZES[0]
+    side = inline_pvt.PATCH_SIZES[0] * math.isqrt(weights['pos_embed1'].shape[1])
     settings = dict(
         in_channels=weights['patch_embed1.proj.weight'].shape[1],
-        pretrain_img_size=patch_size * math.isqrt(weights['pos_embed1'].shape[1]),
-        sr_ratios=tuple(
-            default if stage.softmax is None else _sr_ratio(weights, stage.softmax)
-            for stage, default in zip(
-                stages, _defaults(inline_pvt.InLinePVT)['sr_ratios'], strict=True
-            )
-        ),
+        pretrain_img_size=side,
+        sr_ratios=sr_ratios,
     )
-    return _simplest(inline_pvt, inline_pvt.InLinePVT, arch, stages, settings)
+    return _simplest(inline_pvt, inline_pvt.InLinePVT, arch, stages, settings, attention)
 
 
-def _read_swin(weights: _Weights) -> Recognised:
-    stages = [_read_stage(weights, f'layers.{index}.blocks.') for index in range(_NUM_STAGES)]
+def _read_swin(weights: _Weights, attention: AttentionSpec | None) -> Recognised:
+    stages = [_read_stage(weights, f'layers.{i}.blocks.', i) for i in range(_NUM_STAGES)]
     ratios = tuple(stage.mlp_ratio for stage in stages)
     arch = dict(
         embed_dims=stages[0].dim,
-        depths=tuple(len(stage.mixers) for stage in stages),
-        num_heads=tuple(stage.num_heads for stage in stages),
+        depths=tuple(len(stage.attentions) for stage in stages),
         mlp_ratios=ratios[0] if len(set(ratios)) == 1 else ratios,
     )
-    settings = dict(in_channels=weights['patch_embed.proj.weight'].shape[1])
-    softmax = next((stage.softmax for stage in stages if stage.softmax), None)
-    if softmax:
-        table = weights[f'{softmax}relative_position_bias_table']
-        settings['window_size'] = (math.isqrt(table.shape[0]) + 1) // 2
-    return _simplest(inline_swin, inline_swin.InLineSwin, arch, stages, settings)
+    defaults = _defaults(inline_swin.InLineSwin)
+    everything = [a for stage in stages for a in stage.attentions]
+    windows = [a.found['window_size'] for a in everything if a.name == 'window']
+    settings = dict(
+        in_channels=weights['patch_embed.proj.weight'].shape[1],
+        window_size=windows[0] if windows else defaults['window_size'],
+        pretrain_img_size=_pretrain_side(everything, defaults['pretrain_img_size']),
+    )
+    return _simplest(inline_swin, inline_swin.InLineSwin, arch, stages, settings, attention)
 
 
-def _read_stage(weights: _Weights, prefix: str) -> _Stage:
+def _pretrain_side(attentions: Sequence[_Attention], default: int) -> int:
+    """Side of the image in pixels that tables are stored for; of windows they tell none."""
+    grids = {(a.stage, a.found['grid'][0]) for a in attentions if 'grid' in a.found}
+    sides = {grid * inline_swin.PATCH_SIZE * 2**stage for stage, grid in grids}
+    return sides.pop() if len(sides) == 1 and len(grids) > 1 else default
+
+
+def _read_stage(weights: _Weights, prefix: str, stage: int) -> _Stage:
     depth = len({name[len(prefix) :].split('.')[0] for name in weights if name.startswith(prefix)})
     hidden, dim = weights[f'{prefix}0.mlp.fc1.weight'].shape
-    mixers, num_heads, softmax = [], None, None
-    for index in range(depth):
-        attention = f'{prefix}{index}.attn.'
-        residual = weights.get(f'{attention}residual.0.weight')
-        if residual is not None:
-            num_heads = dim // residual.shape[1]  # a grouped convolution (C, C / heads, 1)
-        else:
-            softmax = softmax or attention
-            table = weights.get(f'{attention}relative_position_bias_table')
-            if table is not None:
-                num_heads = table.shape[1]
-        mixers.append('softmax' if residual is None else 'inline')
     ratio = hidden / dim
     return _Stage(
-        dim, tuple(mixers), num_heads, int(ratio) if ratio.is_integer() else ratio, softmax
+        dim,
+        int(ratio) if ratio.is_integer() else ratio,
+        tuple(_read_attention(weights, f'{prefix}{i}.attn.', stage) for i in range(depth)),
     )
 
 
-def _sr_ratio(weights: _Weights, attention: str) -> int:
-    convolution = weights.get(f'{attention}sr.weight')
-    return 1 if convolution is None else convolution.shape[-1]
+def _read_attention(weights: _Weights, path: str, stage: int) -> _Attention:
+    own = {k.removeprefix(path): value for k, value in weights.items() if k.startswith(path)}
+    for name, cls in TOKEN_MIXERS.items():
+        found = cls.recognise(own)
+        if found is not None:
+            return _Attention(path, stage, name, found)
+    return _Attention(path, stage, None, {})
+
+
+def _choice(attention: _Attention, site: Site) -> str | dict:
+    """One attention as the backbones take it, without what is so by default."""
+    if attention.name is None:
+        raise CheckpointError(
+            f'the weights below {attention.path} do not tell which attention they are of; '
+            "say so, as the network's config does (--attention NAME)"
+        )
+    cls = TOKEN_MIXERS[attention.name]
+    options = {k: value for k, value in attention.found.items() if k in cls.options()}
+    if attention.found.get('grid', site.grid) != site.grid:
+        options['window_size'] = attention.found['grid'][0]
+    usual = {**cls.options(), **cls.defaults(site)}
+    options = {k: value for k, value in options.items() if value != usual[k]}
+    name = 'softmax' if cls is mixer_class('softmax', site) else attention.name
+    return dict(type=name, **options) if options else name
 
 
 def _simplest(
-    family: ModuleType, cls: type, arch: dict, stages: Sequence[_Stage], settings: dict
+    family: ModuleType,
+    cls: type,
+    arch: dict,
+    stages: Sequence[_Stage],
+    settings: dict,
+    attention: AttentionSpec | None,
 ) -> Recognised:
     """The shortest settings of the same meaning: a name for the arch, and no defaults."""
-    known = [name for name, own in family.ARCH_ZOO.items() if _agrees(arch, own)]
-    settings['attention'] = _shortest([stage.mixers for stage in stages])
+    heads, softmax_heads = (
+        tuple(stage.heads(kind) for stage in stages) for kind in ('inline', 'softmax')
+    )
+    known = [
+        name
+        for name, own in family.ARCH_ZOO.items()
+        if all(arch[key] == own[key] for key in arch)
+        and _agrees(heads, own['num_heads'])
+        and _agrees(softmax_heads, own.get('softmax_heads', own['num_heads']))
+    ]
+    arch['num_heads'] = tuple(map(_first, heads, softmax_heads))
+    if not _agrees(softmax_heads, arch['num_heads']):
+        arch['softmax_heads'] = tuple(map(_first, softmax_heads, heads))
+    if attention is None:
+        grids = pretrain_grids(settings['pretrain_img_size'], (4, 2, 2, 2))
+        sites = [
+            Site(
+                stages[index].dim,
+                1,
+                grid=grids[index],
+                sr_ratio=settings.get('sr_ratios', (1,) * _NUM_STAGES)[index],
+                window=settings.get('window_size'),
+                stage=index,
+            )
+            for index in range(_NUM_STAGES)
+        ]
+        attention = shortest_attention(
+            [tuple(_choice(a, sites[a.stage]) for a in stage.attentions) for stage in stages]
+        )
+    settings['attention'] = attention
     own = family.ARCH_ZOO[known[0]].get('attention', 'inline') if known else 'inline'
     defaults = {
         **_defaults(cls),
-        'attention': _shortest(resolve_attention(own, arch['depths'])),
+        'attention': shortest_attention(resolve_attention(own, arch['depths'])),
     }
     return Recognised(
         cls,
@@ -185,18 +281,12 @@ def _simplest(
     )
 
 
-def _agrees(arch: Mapping, other: Mapping) -> bool:
-    """Whether two arches are the same as far as the first is known."""
-    heads = zip(arch['num_heads'], other['num_heads'], strict=True)
-    return all(found in (None, number) for found, number in heads) and all(
-        arch[key] == other[key] for key in ('embed_dims', 'depths', 'mlp_ratios')
-    )
+def _agrees(found: Sequence[int | None], known: Sequence[int | None]) -> bool:
+    return all(number in (None, other) for number, other in zip(found, known, strict=True))
 
 
-def _shortest(stages: Sequence[tuple[str, ...]]) -> str | tuple:
-    """Token mixers as the backbones take them: per block, per stage, or one for all."""
-    per_stage = tuple(names[0] if len(set(names)) == 1 else names for names in stages)
-    return per_stage[0] if len(set(per_stage)) == 1 and isinstance(per_stage[0], str) else per_stage
+def _first(number: int | None, other: int | None) -> int | None:
+    return other if number is None else number
 
 
 def _defaults(cls: type) -> dict:

@@ -27,7 +27,8 @@ from mmlab_inline.analysis.benchmark import (
 )
 from mmlab_inline.analysis.benchmark.forms import _INLINE_FORMS
 from mmlab_inline.engine import load_config
-from mmlab_inline.ops import inline_attention_naive, token_mean
+from mmlab_inline.mixers import Site, build_attention
+from mmlab_inline.ops import InLineWeights, inline_attention_naive, token_mean
 from mmlab_inline.utils import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -66,10 +67,8 @@ def test_released_form_is_the_definition(qkv, kernel, randomised, assert_near):
         for kind in ('weight', 'bias')
     )
     mean = token_mean(x)
-    local_kernel = mixer.residual(mean.transpose(1, 2)).view(3, 16, 3, 3)
-    naive = inline_attention_naive(
-        x, mean, SHAPE, weights, biases, local_kernel, mixer.num_heads, kernel
-    )
+    params = InLineWeights(weights, biases, mixer.num_heads, kernel)
+    naive = inline_attention_naive(x, mean, SHAPE, params, mixer.residual(mean[:, 0]))
     assert_near(released(mixer, x, SHAPE), mixer.proj(naive), 1e-12)
 
 
@@ -140,6 +139,8 @@ def test_forms_refuse_what_they_cannot_compute():
     with pytest.raises(UserError, match='whole maps'):
         form_forwards(windowed, 'released')
     assert form_forwards(windowed, 'auto') == {}
+    with pytest.raises(UserError, match='this network has none'):
+        form_forwards(build_attention('window', 16, 2), 'textbook')
     with pytest.raises(UserError, match='identity'):
         form_forwards(InLineAttention(16, 2, kernel='relu'), 'fast')
 
@@ -196,13 +197,13 @@ def test_measured_rows():
 
 
 def test_rounds_stop_at_the_limit():
-    subject = AttentionSubject(Device(), 8, 2, 'separate', batch=1, sr_ratio=1)
+    subject = AttentionSubject(Device(), 'inline', Site(8, 2), batch=1)
     rows = measure(subject, ['auto'], [(4, 4)], 1000, 0.0)
     assert [len(row.seconds) for row in rows] == [3, 3]
 
 
 def test_failing_form_does_not_stop_the_others(monkeypatch):
-    subject = AttentionSubject(Device(), 8, 2, 'separate', batch=1, sr_ratio=1)
+    subject = AttentionSubject(Device(), 'inline', Site(8, 2), batch=1)
 
     def fail(*args):
         raise RuntimeError('no such kernel\nand more')
@@ -221,7 +222,14 @@ def test_failing_form_does_not_stop_the_others(monkeypatch):
 
 @pytest.mark.parametrize('qkv', ['separate', 'joint'])
 def test_softmax_twin_of_one_module(qkv):
-    subject = AttentionSubject(Device(), 64, 2, qkv, batch=1, sr_ratio=8)
+    subject = AttentionSubject(
+        Device(),
+        'inline',
+        Site(
+            64, 2, 2 if qkv == 'joint' else 1, qkv, sr_ratio=8, window=7 if qkv == 'joint' else None
+        ),
+        batch=1,
+    )
     twin = subject.model(softmax=True)
     assert twin.num_heads == (1 if qkv == 'separate' else 2)
     assert (

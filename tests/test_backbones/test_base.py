@@ -239,8 +239,18 @@ def test_unknown_arch_lists_names_and_aliases(cls):
 
 @both
 def test_unknown_attention_lists_mixers(cls, build_narrow):
-    with pytest.raises(ValueError, match=r"unknown attention 'linear'.*'inline', 'softmax'"):
-        build_narrow(cls, attention=('linear', 'inline', 'inline', 'inline'))
+    with pytest.raises(ValueError, match=r"unknown attention 'inlin' \(did.*'inline'.*'softmax'"):
+        build_narrow(cls, attention=('inlin', 'inline', 'inline', 'inline'))
+
+
+@both
+def test_unknown_option_lists_options(cls, build_narrow):
+    choice = dict(type='inline', kernal='relu')
+    message = r"no option 'kernal' \(did you mean 'kernel'\?\); it takes kernel, window_size"
+    with pytest.raises(ValueError, match=message):
+        build_narrow(cls, attention=('inline', choice, 'inline', 'inline'))
+    with pytest.raises(ValueError, match='neither a name nor a dict'):
+        build_narrow(cls, attention=('inline', dict(kernel='relu'), 'inline', 'inline'))
 
 
 @both
@@ -280,7 +290,8 @@ def test_per_stage_numbers_must_fit(cls, build_narrow):
     ('settings', 'message'),
     [
         ({'in_channels': 0}, 'in_channels=0 must be positive'),
-        ({'inline_window_size': 0}, 'inline_window_size=0 must be positive'),
+        ({'inline_window_size': 0}, 'window_size=0 must be positive'),
+        ({'pretrain_img_size': 16}, r'pretrain_img_size=\(16, 16\) must be \(H, W\) in pixels'),
         ({'depths': (1, 0, 1, 1)}, r'arch depths=\(1, 0, 1, 1\) must be positive'),
         ({'drop_path_rate': -0.1}, r'drop_path_rate=-0.1 must lie in 0\.\.1'),
         ({'drop_path_rate': 1.0}, r'drop_path_rate=1.0 must lie in 0\.\.1'),

@@ -1,14 +1,20 @@
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+import mmlab_inline
 from mmlab_inline import InLineAttention, InLinePVT, InLineSwin
 from mmlab_inline.mixers import (
     TOKEN_MIXERS,
-    MixerContext,
+    QKVMixer,
+    Site,
     SpatialReductionAttention,
+    TokenMixer,
     WindowAttention,
     build_token_mixer,
+    resolve_attention,
+    shortest_attention,
+    token_mixer,
 )
 
 PVT = dict(
@@ -17,61 +23,106 @@ PVT = dict(
 SWIN = dict(embed_dims=4, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 2), mlp_ratios=1)
 
 
-class MeanMixer(nn.Module):
-    """The least a token mixer can be."""
+@pytest.fixture
+def mean_mixer(monkeypatch) -> type[TokenMixer]:
+    """A mixer of somebody's own, in the table for one test."""
+    monkeypatch.setattr('mmlab_inline.mixers.base.TOKEN_MIXERS', dict(TOKEN_MIXERS))
+    monkeypatch.setattr(
+        'mmlab_inline.mixers.build.TOKEN_MIXERS', mmlab_inline.mixers.base.TOKEN_MIXERS
+    )
 
-    def __init__(self, context: MixerContext) -> None:
-        super().__init__()
-        self.context = context
-        self.proj = nn.Linear(context.dim, context.dim)
+    @token_mixer('mean')
+    class MeanMixer(QKVMixer):
+        def __init__(self, dim, num_heads, qkv, grid, stage, factor=1.0, window_size=None):
+            super().__init__(dim, num_heads, qkv, grid=grid, window_size=window_size)
+            self.stage, self.factor = stage, factor
 
-    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        assert x.shape[1:] == (hw_shape[0] * hw_shape[1], self.context.dim)
-        return self.proj(x + x.mean(1, keepdim=True))
+        def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+            assert x.shape[1:] == (hw_shape[0] * hw_shape[1], self.dim)
+            return self.proj(self.factor * self.project(x)[2].mean(1, keepdim=True) + x)
+
+    return MeanMixer
 
 
 @pytest.mark.parametrize(
     ('backbone', 'arch', 'qkv'), [(InLinePVT, PVT, 'separate'), (InLineSwin, SWIN, 'joint')]
 )
-def test_a_new_mixer_needs_no_change_to_a_backbone(backbone, arch, qkv, monkeypatch):
-    monkeypatch.setitem(TOKEN_MIXERS, 'mean', MeanMixer)
-    model = backbone(arch, attention=('mean', 'inline', ('softmax', 'mean'), 'mean'))
-    mixers = [module for module in model.modules() if isinstance(module, MeanMixer)]
-    assert [mixer.context.dim for mixer in mixers] == [
-        model.out_channels[0],
-        model.out_channels[2],
-        model.out_channels[3],
-    ]
-    assert [mixer.context.num_heads for mixer in mixers] == [1, 2, 2]
-    assert [mixer.context.shift for mixer in mixers] == [False, True, False]
-    assert {mixer.context.qkv for mixer in mixers} == {qkv}
+def test_a_new_mixer_needs_no_change_to_a_backbone(backbone, arch, qkv, mean_mixer):
+    doubled = dict(type='mean', factor=2.0, window_size=3, _scope_='mmdet')
+    model = backbone(arch, attention=('mean', 'inline', ['softmax', doubled], 'mean'))
+    mixers = [module for module in model.modules() if isinstance(module, mean_mixer)]
+    assert [mixer.dim for mixer in mixers] == [model.out_channels[i] for i in (0, 2, 3)]
+    assert [mixer.num_heads for mixer in mixers] == [1, 2, 2]
+    assert [mixer.stage for mixer in mixers] == [0, 2, 3]
+    assert [mixer.grid for mixer in mixers] == [(56, 56), (3, 3), (7, 7)]
+    assert [mixer.factor for mixer in mixers] == [1, 2, 1]
+    assert all(hasattr(mixer, 'qkv') == (qkv == 'joint') for mixer in mixers)
     assert sum(isinstance(module, InLineAttention) for module in model.modules()) == 1
     shapes = [tuple(out.shape[2:]) for out in model(torch.randn(1, 3, 45, 70))]
     assert shapes == [(12, 18), (6, 9), (3, 5), (2, 3)]
 
 
-def test_inline_gets_what_the_context_says():
-    context = MixerContext(
-        12, 3, qkv='joint', kernel='relu', linear_window_size=5, softmax_window_size=7, shift=True
-    )
-    mixer = build_token_mixer('inline', context)
-    assert isinstance(mixer, InLineAttention)
-    assert hasattr(mixer, 'qkv')
-    settings = (mixer.dim, mixer.num_heads, mixer.kernel, mixer.window_size, mixer.shift)
-    assert settings == (12, 3, 'relu', 5, True)
+def test_a_name_is_taken_once(mean_mixer):
+    with pytest.raises(ValueError, match="'mean' is MeanMixer already"):
+        token_mixer('mean')(mean_mixer)
 
 
-def test_softmax_is_windowed_or_reduced():
-    windowed = MixerContext(12, 3, qkv='joint', softmax_window_size=7, shift=True)
-    mixer = build_token_mixer('softmax', windowed)
+def test_softmax_is_what_the_architecture_has():
+    mixer = build_token_mixer('softmax', Site(12, 4, 3, qkv='joint', window=5, shift=True))
     assert isinstance(mixer, WindowAttention)
-    assert (mixer.num_heads, mixer.window_size, mixer.shift) == (3, 7, True)
-    mixer = build_token_mixer('softmax', MixerContext(12, 3, qkv='separate', sr_ratio=4))
+    assert (mixer.num_heads, mixer.window_size, mixer.shift) == (3, 5, True)
+    mixer = build_token_mixer('softmax', Site(12, 4, 3, sr_ratio=4))
     assert isinstance(mixer, SpatialReductionAttention)
     assert (mixer.num_heads, mixer.sr_ratio) == (3, 4)
+    # Each is built in the other architecture too.
+    assert build_token_mixer('window', Site(12, 3)).window_size == 7
+    assert build_token_mixer('spatial_reduction', Site(12, 3, window=7)).sr_ratio == 1
 
 
-def test_unknown_mixer_lists_the_table(monkeypatch):
-    monkeypatch.setitem(TOKEN_MIXERS, 'mean', MeanMixer)
-    with pytest.raises(ValueError, match=r"'nope'.*'inline', 'softmax', 'mean'"):
-        build_token_mixer('nope', MixerContext(4, 1, qkv='joint'))
+def test_heads_are_those_that_the_mixer_says():
+    site = Site(16, 4, 2, grid=(7, 7))
+    heads = {name: build_token_mixer(name, site).num_heads for name in TOKEN_MIXERS}
+    assert heads == {name: {'inline': 4, 'softmax': 2}[TOKEN_MIXERS[name].heads] for name in heads}
+    assert {heads['inline'], heads['softmax' if 'softmax' in heads else 'window']} == {4, 2}
+
+
+@pytest.mark.parametrize('nest', [tuple, list])
+def test_choices_of_blocks_survive_json(nest):
+    choice = dict(type='inline', kernel='relu')
+    nested = nest(('inline', nest((choice, 'softmax')), choice, 'softmax'))
+    stages = resolve_attention(nested, (1, 2, 2, 1))
+    assert stages == [('inline',), (choice, 'softmax'), (choice, choice), ('softmax',)]
+    assert shortest_attention(stages) == ('inline', (choice, 'softmax'), choice, 'softmax')
+    assert shortest_attention(resolve_attention(choice, (1, 2))) == choice
+    assert shortest_attention(resolve_attention((('a', 'b'), 'a'), (2, 2))) == (('a', 'b'), 'a')
+
+
+@pytest.mark.parametrize(('backbone', 'arch'), [(InLinePVT, PVT), (InLineSwin, SWIN)])
+def test_older_keywords_say_what_to_write(backbone, arch):
+    message = "write attention={'type': 'inline', 'kernel': 'relu', 'window_size': 5}"
+    with pytest.warns(FutureWarning, match=message):
+        old = backbone(arch, kernel='relu', inline_window_size=5)
+    new = backbone(arch, attention=dict(type='inline', kernel='relu', window_size=5))
+    new.load_state_dict(old.state_dict())
+    x = torch.randn(1, 3, 45, 70)
+    assert all(map(torch.equal, old.eval()(x), new.eval()(x)))
+
+
+def test_the_public_door():
+    assert {'inline', 'softmax', 'window', 'spatial_reduction'} <= set(
+        mmlab_inline.list_attentions()
+    )
+    build = mmlab_inline.build_attention
+    mixer = build(dict(type='inline', kernel='relu'), 12, 3, qkv='joint', window_size=5, shift=True)
+    settings = (mixer.dim, mixer.num_heads, mixer.kernel, mixer.window_size, mixer.shift)
+    assert settings == (12, 3, 'relu', 5, True)
+    assert hasattr(mixer, 'qkv')
+    assert mixer(torch.randn(2, 35, 12), (5, 7)).shape == (2, 35, 12)
+    with pytest.raises(ValueError, match=r"unknown attention 'sofmax' \(did you mean 'softmax'"):
+        build('sofmax', 12, 3)
+    with pytest.raises(ValueError, match=r"no option 'kernal' \(did you mean 'kernel'"):
+        build('inline', 12, 3, kernal='relu')
+    with pytest.raises(ValueError, match='does not divide'):
+        build('inline', 12, 5)
+    with pytest.raises(ValueError, match='does not hold'):
+        mixer(torch.randn(2, 35, 12), (6, 6))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from mmlab_inline import InLineAttention
-from mmlab_inline.ops import inline_attention_naive, token_mean
+from mmlab_inline.ops import InLineWeights, inline_attention_naive, token_mean
 
 
 @pytest.mark.parametrize('form', ['fast', 'linear'])
@@ -70,15 +70,8 @@ def test_equals_definition_at_any_map(hw_shape, qkv, randomised, assert_near):
     else:
         weight = torch.cat([attention.q.weight, attention.kv.weight])
         bias = torch.cat([attention.q.bias, attention.kv.bias])
-    out = inline_attention_naive(
-        x,
-        token_mean(x),
-        hw_shape,
-        (weight[:12], weight[12:24], weight[24:]),
-        (bias[:12], bias[12:24], bias[24:]),
-        local_kernel,
-        3,
-    )
+    params = InLineWeights(weight.split(12), bias.split(12), 3)
+    out = inline_attention_naive(x, token_mean(x), hw_shape, params, local_kernel)
     assert_near(attention(x, hw_shape), attention.proj(out), 1e-12)
 
 

@@ -136,6 +136,7 @@ def test_config(benchmark, tmp_path, config):
         (['attention', '--sizes', '512'], "'512' is not HxW"),
         (['attention', '--channels', '10', '--heads', '4'], 'does not divide'),
         (['attention', '--rounds', '0'], '--rounds'),
+        (['attention', '--attention', 'inlin'], "did you mean 'inline'?"),
         (['attention', '--forms', 'slow'], "'slow'"),
         (['backbone', 'inline-pvt-x'], 'inline-pvt-t'),
         (['backbone', 'inline-pvt-t', '--options', 'kernle=relu'], "did you mean 'kernel'?"),

@@ -42,6 +42,7 @@ from mmlab_inline.analysis.benchmark import (
 )
 from mmlab_inline.engine import ArgumentParser, keep_freed_memory, load_config
 from mmlab_inline.engine.cli import image_size, positive
+from mmlab_inline.mixers import Site
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 
@@ -53,6 +54,12 @@ def parse_args() -> argparse.Namespace:
     modes = parser.add_subparsers(dest='mode', required=True, metavar='attention|backbone|config')
 
     attention = modes.add_parser('attention', help='one attention module; sizes are in tokens')
+    attention.add_argument(
+        '--attention',
+        default='inline',
+        metavar='NAME',
+        help='as in configs, e.g. linear, agent, softmax (default: %(default)s)',
+    )
     attention.add_argument('--channels', type=positive, default=64, help='default: %(default)s')
     attention.add_argument('--heads', type=positive, default=2, help='default: %(default)s')
     attention.add_argument(
@@ -76,7 +83,7 @@ def parse_args() -> argparse.Namespace:
         action=DictAction,
         default={},
         metavar='KEY=VALUE',
-        help='keywords of the class, e.g. kernel=relu with_cp=True',
+        help='keywords of the class, e.g. attention=agent with_cp=True',
     )
 
     config = modes.add_parser('config', help='the model of a config, predicting and training')
@@ -187,9 +194,17 @@ def build_subject(args: argparse.Namespace) -> Subject:
     device = Device.asked_for(args.device, args.amp)
     batch = args.batch
     if args.mode == 'attention':
-        return AttentionSubject(
-            device, args.channels, args.heads, args.qkv, batch or 1, args.sr_ratio
+        joint = args.qkv == 'joint'
+        site = Site(
+            args.channels,
+            args.heads,
+            softmax_heads=args.heads if joint else max(args.heads // 2, 1),
+            qkv=args.qkv,
+            grid=(56, 56),
+            sr_ratio=args.sr_ratio,
+            window=7 if joint else None,
         )
+        return AttentionSubject(device, args.attention, site, batch or 1)
     if args.mode == 'backbone':
         return BackboneSubject(device, args.name, args.options, batch or 1)
     cfg = load_config(args.config, args.cfg_options)

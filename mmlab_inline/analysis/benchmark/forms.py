@@ -1,10 +1,5 @@
-"""Forms of the same network that are timed side by side, on the same weights.
+"""Forms of the same network that are timed side by side, on the same weights."""
 
-The one place that knows what token mixers look like inside: the names of their parameters, and the
-signature of the ops.
-"""
-
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,11 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...layers import Mlp
-from ...mixers import InLineAttention, SpatialReductionAttention, WindowAttention
+from ...mixers import InLineAttention, QKVMixer
 from ...ops import KERNELS, inline_attention_fast, inline_attention_linear, token_mean
 from ...utils import UserError
 
-MIXERS = (InLineAttention, SpatialReductionAttention, WindowAttention)
 # In the order of the table.
 FORMS = {
     'released': "attention and MLP step by step, as the paper's released classifiers have them",
@@ -64,7 +58,7 @@ def released(mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]) -> Te
     out = q @ (k.transpose(2, 3) @ v / num_tokens) + (1 - q @ k_mean.transpose(2, 3)) * v_mean
     out = out.transpose(1, 2).reshape(batch, num_tokens, channels)
 
-    kernel = mixer.residual(x.mean(1)[:, :, None]).reshape(batch * channels, 1, 3, 3)
+    kernel = mixer.residual(x.mean(1)).reshape(batch * channels, 1, 3, 3)
     image = v.transpose(2, 3).reshape(1, batch * channels, *hw_shape)
     local = F.conv2d(image, kernel, padding=1, groups=batch * channels)
     out = out + local.reshape(batch, channels, num_tokens).transpose(1, 2)
@@ -75,18 +69,12 @@ def _by_op(
     op: Callable[..., Tensor], mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]
 ) -> Tensor:
     mean = token_mean(x)
-    kernel = mixer.residual(mean.to(x.dtype).transpose(1, 2)).view(-1, mixer.dim, 3, 3)
-    linears = [mixer.qkv] if hasattr(mixer, 'qkv') else [mixer.q, mixer.kv]
-    weights, biases = (
-        tuple(itertools.chain(*(getattr(linear, name).split(mixer.dim) for linear in linears)))
-        for name in ('weight', 'bias')
-    )
-    out = op(x, mean, hw_shape, weights, biases, kernel, mixer.num_heads, mixer.kernel)
-    return mixer.proj(out)
+    kernel = mixer.residual(mean[:, 0].to(x.dtype))
+    return mixer.proj(op(x, mean, hw_shape, mixer.params(), kernel))
 
 
-def _floor(mixer: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-    linear = mixer.qkv if hasattr(mixer, 'qkv') else mixer.kv
+def _floor(mixer: QKVMixer, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    linear = mixer.projections()[-1]
     channels = x.shape[2]
     return mixer.proj(F.linear(x, linear.weight[-channels:], linear.bias[-channels:]))
 
@@ -120,11 +108,13 @@ def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
         network = getattr(model, 'backbone', model)
         return {network: torch.compile(network.forward, dynamic=False)}
     if form == 'floor':
-        mixers = [module for module in model.modules() if isinstance(module, MIXERS)]
+        mixers = [module for module in model.modules() if isinstance(module, QKVMixer)]
         return {mixer: partial(_floor, mixer) for mixer in mixers}
     mixers = [module for module in model.modules() if isinstance(module, InLineAttention)]
+    if not mixers:
+        raise UserError(f'form {form!r} is of InLine attention; this network has none')
     if any(mixer.window_size for mixer in mixers):
-        raise UserError(f'form {form!r} attends over whole maps only; leave inline_window_size out')
+        raise UserError(f'form {form!r} attends over whole maps only; leave window_size out')
     if form == 'fast' and any(mixer.kernel != 'identity' for mixer in mixers):
         raise UserError("form 'fast' needs kernel='identity'")
     forwards = {mixer: partial(_INLINE_FORMS[form], mixer) for mixer in mixers}

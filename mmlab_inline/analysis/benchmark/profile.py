@@ -7,7 +7,8 @@ from functools import partial
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from .forms import MIXERS, replaced
+from ...mixers import TokenMixer
+from .forms import replaced
 from .subjects import Subject
 
 # The first kind with a word in an operator's name counts it.
@@ -40,7 +41,7 @@ def profile_call(
     """
     model = subject.model(softmax=False)
     run = subject.prepare(model, phase, size)
-    mixers = [module for module in model.modules() if isinstance(module, MIXERS)]
+    mixers = [module for module in model.modules() if isinstance(module, TokenMixer)]
     labelled = {model.backbone: 'backbone', **dict.fromkeys(mixers, 'attention')}
     forwards = {
         module: partial(_labelled, PARTS[part], module.forward) for module, part in labelled.items()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...backbones import InLinePVT, InLineSwin, inline_pvt, inline_swin
 from ...engine.config import drop_pretrained
 from ...engine.model import errors_of_build, is_own_backbone
-from ...mixers import MixerContext, build_token_mixer
+from ...mixers import Site, build_token_mixer
 from ...utils import UserError
 from .device import Device
 
@@ -120,37 +120,27 @@ class AttentionSubject(_Network):
 
     Args:
         device: Where to run.
-        channels: Channels C.
-        heads: Number of heads; its PVT twin has half of them.
-        qkv: ``'separate'`` as in InLine-PVT, with PVT's attention as softmax twin, or ``'joint'``
-            as in InLine-Swin, with Swin's windows of 7.
+        attention: Name out of :func:`.list_attentions`, or a dict with its options.
+        site: Its place; a window makes ``'softmax'`` Swin's, none makes it PVT's.
         batch: Maps of one call.
-        sr_ratio: Spatial reduction of PVT's attention; 8, 4, 2, 1 in its stages.
     """
 
     default_sizes = ((200, 320),)
 
-    def __init__(
-        self, device: Device, channels: int, heads: int, qkv: str, batch: int, sr_ratio: int
-    ) -> None:
+    def __init__(self, device: Device, attention: str | Mapping, site: Site, batch: int) -> None:
         super().__init__(device, batch)
-        self.channels, self.heads, self.qkv, self.sr_ratio = channels, heads, qkv, sr_ratio
-        self.name = f'attention-{channels}x{heads}-{qkv}'
-        self.title = f'one attention module, {channels} channels, {heads} heads, {qkv} q, k, v'
+        self.attention, self.site = attention, site
+        name = attention if isinstance(attention, str) else attention['type']
+        self.name = f'attention-{name}-{site.dim}x{site.num_heads}-{site.qkv}'
+        self.title = (
+            f'one {name} attention, {site.dim} channels, {site.num_heads} heads, {site.qkv} q, k, v'
+        )
 
     def _build(self, softmax: bool) -> nn.Module:
-        joint = self.qkv == 'joint'
-        context = MixerContext(
-            self.channels,
-            max(self.heads // 2, 1) if softmax and not joint else self.heads,
-            qkv=self.qkv,
-            softmax_window_size=7 if joint else None,
-            sr_ratio=self.sr_ratio,
-        )
-        return build_token_mixer('softmax' if softmax else 'inline', context)
+        return build_token_mixer('softmax' if softmax else self.attention, self.site)
 
     def _inputs(self, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        tokens = torch.randn(self.batch, size[0] * size[1], self.channels)
+        tokens = torch.randn(self.batch, size[0] * size[1], self.site.dim)
         return tokens.to(self.device.type).requires_grad_(), size
 
 

@@ -1,0 +1,219 @@
+"""What holds for every token mixer in the table: one more needs no line here but its variants.
+
+Values and gradients are held against fixtures: tests/data/mixers has one or more for each mixer
+that came after InLine, PVT's and Swin's, which have test files of their own.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mmlab_inline import InLinePVT, InLineSwin, build_attention
+from mmlab_inline.mixers import TOKEN_MIXERS, Site, TokenMixer, build_token_mixer
+from mmlab_inline.utils import CheckpointError
+from mmlab_inline.weights.recognition import recognise
+
+FIXTURES = sorted((Path(__file__).parents[1] / 'data/mixers').glob('*.safetensors'))
+GRID = (5, 6)
+
+
+def told_by(path: Path) -> dict:
+    """What a fixture says of itself: attention, num_heads, map, and grid where it has tables."""
+    with safe_open(path, 'pt') as file:
+        return {key: json.loads(value) for key, value in file.metadata().items()}
+
+
+# By name with default options, and as the fixtures have them.
+VARIANTS = [
+    *TOKEN_MIXERS,
+    dict(type='inline', kernel='relu'),
+    dict(type='spatial_reduction', sr_ratio=2),
+    *(told_by(path)['attention'] for path in FIXTURES),
+]
+every = pytest.mark.parametrize('choice', VARIANTS, ids=str)
+layouts = pytest.mark.parametrize('qkv', ['separate', 'joint'])
+
+
+def build(choice: str | dict, **settings: object) -> TokenMixer:
+    return build_attention(choice, 16, 2, grid=GRID, **settings)
+
+
+def largest_difference(actual: Tensor, expected: Tensor) -> float:
+    with torch.no_grad():
+        return float((actual.double() - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float64, 1e-6), (torch.float32, 1e-5)])
+@layouts
+@pytest.mark.parametrize('path', FIXTURES, ids=lambda path: path.stem)
+def test_fixture(path, qkv, dtype, tolerance):
+    told = told_by(path)
+    given = {key: value.to(dtype) for key, value in load_file(path).items()}
+    if qkv == 'joint':
+        if 'param.kv.weight' not in given:
+            pytest.skip('has no projections to join')
+        for kind in ('param', 'grad'):
+            for part in ('weight', 'bias'):
+                parts = (given.pop(f'{kind}.{name}.{part}') for name in ('q', 'kv'))
+                given[f'{kind}.qkv.{part}'] = torch.cat(list(parts))
+    dim = given['x'].shape[2]
+    mixer = build_attention(
+        told['attention'], dim, told['num_heads'], qkv=qkv, grid=told.get('grid')
+    )
+    mixer.to(dtype).load_state_dict(
+        {k.removeprefix('param.'): v for k, v in given.items() if k.startswith('param.')}
+    )
+    x = given['x'].requires_grad_()
+    y = mixer(x, told['map'])
+    y.backward(given['grad_y'])
+    found = {'y': y, 'grad_x': x.grad}
+    found |= {f'grad.{name}': parameter.grad for name, parameter in mixer.named_parameters()}
+    assert found.keys() == given.keys() - {'x', 'grad_y'} - {k for k in given if 'param.' in k}
+    scale = max(float(given[k].abs().max()) for k in found if k.startswith('grad.'))
+    for key, value in found.items():
+        # Some biases have no gradient: what is there is rounding noise.
+        noise = given[key].abs().max() < 1e-6 * scale
+        error = (
+            value.abs().max() / scale if noise else largest_difference(value, given[key].double())
+        )
+        assert error <= tolerance, f'{key} is off by {error:.1e}'
+
+
+def test_every_newer_mixer_has_a_fixture():
+    named = {told_by(path)['attention']['type'] for path in FIXTURES}
+    assert named == TOKEN_MIXERS.keys() - {'inline', 'window', 'spatial_reduction'}
+
+
+@every
+@layouts
+@pytest.mark.parametrize('window_size', [None, 3])
+def test_any_map_any_batch(choice, qkv, window_size, randomised):
+    options = {} if window_size is None or choice == 'window' else {'window_size': window_size}
+    if window_size and 'spatial_reduction' in str(choice):
+        pytest.skip('reduces whole maps')
+    mixer = randomised(build(choice, qkv=qkv, shift=bool(window_size), **options)).double()
+    for hw_shape in ((1, 1), (1, 5), (7, 1), GRID, (6, 5), (9, 14)):
+        x = torch.randn(2, hw_shape[0] * hw_shape[1], 16, dtype=torch.float64)
+        x.requires_grad_()
+        both = mixer(x, hw_shape)
+        assert both.shape == x.shape
+        assert largest_difference(mixer(x[:1], hw_shape), both[:1].detach()) < 1e-12
+        (gradient,) = torch.autograd.grad(both.square().sum(), x)
+        assert gradient.isfinite().all()
+        # Another layout in memory is the same tokens.
+        strided = x.detach().mT.contiguous().mT
+        assert largest_difference(mixer(strided, hw_shape), both.detach()) < 1e-12
+    with pytest.raises(ValueError, match='does not hold 126 tokens'):
+        mixer(torch.randn(1, 126, 16, dtype=torch.float64), (10, 14))
+
+
+@every
+def test_every_parameter_counts(choice, randomised):
+    """A gradient reaches each, at the size of the tables and at another."""
+    mixer = randomised(build(choice)).double()
+    for hw_shape in (GRID, (9, 4)):
+        x = torch.randn(1, hw_shape[0] * hw_shape[1], 16, dtype=torch.float64)
+        gradients = torch.autograd.grad(
+            (mixer(x, hw_shape) * torch.randn_like(x)).sum(), mixer.parameters()
+        )
+        for (name, _), gradient in zip(mixer.named_parameters(), gradients, strict=True):
+            assert gradient.abs().max() > 0, name
+
+
+@every
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], indirect=True)
+@pytest.mark.parametrize('scale', [0.0, 1.0, 30.0])
+def test_half_precision_stays_finite(choice, dtype, scale):
+    mixer = build(choice).to(dtype)
+    x = (scale * torch.randn(1, 64 * 64, 16)).to(dtype)
+    out = mixer(x, (64, 64))
+    assert out.dtype is dtype
+    assert out.isfinite().all()
+    exact = mixer.float()(x.float(), (64, 64))
+    if scale:
+        assert largest_difference(out, exact.double()) < 0.06
+    with torch.autocast('cpu', dtype):
+        assert mixer(x.float(), (64, 64)).isfinite().all()
+
+
+@every
+def test_state_dict_and_declarations(choice):
+    mixer = build(choice)
+    names = {name for name, _ in mixer.named_parameters()}
+    assert set(mixer.no_decay) <= names
+    assert not [name for name, _ in mixer.named_buffers() if name in mixer.state_dict()]
+    twin = build(choice)
+    twin.load_state_dict(mixer.state_dict())
+    x = torch.randn(1, 12, 16)
+    assert torch.equal(twin(x, (3, 4)), mixer(x, (3, 4)))
+    assert type(mixer).paper
+    assert 'Args:' in type(mixer).__doc__
+
+
+@every
+@pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
+def test_backbone_with_it(cls, choice, build_narrow):
+    """Built per network, stage and block, recomputed, recognised or refused, at an odd size."""
+    model = build_narrow(
+        cls, attention=[choice, ['inline', choice], 'softmax', choice], with_cp=True
+    )
+    image = torch.randn(1, 3, 97, 130, requires_grad=True)
+    maps = model.train()(image)
+    assert [tuple(out.shape[2:]) for out in maps] == [(25, 33), (13, 17), (7, 9), (4, 5)]
+    sum(out.square().sum() for out in maps).backward()
+    assert image.grad.isfinite().all()
+    whole = build_narrow(cls, attention=choice).state_dict()
+    try:
+        told = recognise(whole)
+    except CheckpointError as error:
+        assert 'do not tell which attention' in str(error)
+        told = recognise(whole, attention=choice)
+        assert told.settings['attention'] == choice
+    assert {k: v.shape for k, v in told.build_empty().state_dict().items()} == {
+        k: v.shape for k, v in whole.items()
+    }
+
+
+def test_bare_projections_are_not_guessed(build_narrow):
+    """Nothing in them tells which attention they are of."""
+    bare = dict(type='spatial_reduction', sr_ratio=1)
+    for cls in (InLinePVT, InLineSwin):
+        for attention in (bare, (bare, 'inline', 'inline', 'inline'), ('inline', bare, bare, bare)):
+            weights = build_narrow(cls, attention=attention).state_dict()
+            with pytest.raises(CheckpointError, match=r'0\.attn\. do not tell .*--attention'):
+                recognise(weights)
+
+
+@every
+def test_exported_graph_computes_the_same_at_another_size(choice, randomised):
+    class Tokens(nn.Module):
+        """From a map, whose sides torch.export can let vary."""
+
+        def __init__(self, mixer: TokenMixer) -> None:
+            super().__init__()
+            self.mixer = mixer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.mixer(x.flatten(2).mT, x.shape[2:])
+
+    module = Tokens(randomised(build(choice)).eval())
+    sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    example = torch.randn(1, 16, 9, 15)
+    program = torch.export.export(module, (example,), dynamic_shapes=(sides,)).module()
+    for hw_shape in ((9, 15), (12, 16), (8, 10)):
+        x = torch.randn(1, 16, *hw_shape)
+        with torch.no_grad():
+            assert largest_difference(program(x), module(x).double()) < 1e-5
+
+
+@pytest.mark.parametrize('name', TOKEN_MIXERS)
+def test_defaults_fit_every_stage(name):
+    for stage in range(4):
+        site = Site(16, 2, grid=(7, 7), window=7, stage=stage)
+        mixer = build_token_mixer(name, site)
+        assert mixer(torch.randn(1, 35, 16), (5, 7)).shape == (1, 35, 16)
