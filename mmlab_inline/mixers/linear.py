@@ -1,0 +1,64 @@
+"""Divisive linear attention, the baseline of InLine's paper (arXiv 2412.06590, eq. 2)."""
+
+from torch import Tensor
+
+from ..layers import LocalKernels
+from ..ops import (
+    POSITIVE_KERNELS,
+    dynamic_depthwise3x3,
+    kernel_attention,
+    merge_heads,
+    split_heads,
+    token_mean,
+)
+from ..utils import one_of
+from .base import QKVMixer, token_mixer
+
+
+@token_mixer('linear')
+class LinearAttention(QKVMixer):
+    """``a_ij = phi(q_i).phi(k_j) / sum_t phi(q_i).phi(k_t)``, linear in the number of tokens.
+
+    Args:
+        dim: Channels C.
+        num_heads: Number of heads; divides ``dim``.
+        qkv: ``'separate'`` or ``'joint'`` projections.
+        kernel: Kernel function on queries and keys: ``'relu'``, ``'elu'`` (elu + 1) or ``'exp'``
+            (of 0.2 x).
+        local_residual: Add InLine's predicted 3x3 convolution of the values.
+        window_size: Attend within windows of this side in tokens; None: the whole map.
+        shift: Roll the map by half a window first.
+
+    Raises:
+        ValueError: A kernel with negative values, whose sum over keys may be zero, or an unknown.
+    """
+
+    paper = 'InLine, NeurIPS 2024 (its baseline)'
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv: str = 'separate',
+        kernel: str = 'relu',
+        local_residual: bool = False,
+        window_size: int | None = None,
+        shift: bool = False,
+    ) -> None:
+        super().__init__(dim, num_heads, qkv, window_size=window_size, shift=shift)
+        if kernel in ('identity', 'leakyrelu'):
+            raise ValueError(
+                f'kernel {kernel!r} has negative values, by whose sum nothing can be divided; '
+                f"attention 'inline' takes it, 'linear' takes {', '.join(POSITIVE_KERNELS)}"
+            )
+        self.kernel = one_of('kernel', kernel, POSITIVE_KERNELS)
+        self.residual = LocalKernels(dim, num_heads) if local_residual else None
+
+    def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        q, k, v = self.project(x)
+        heads = (split_heads(t, self.num_heads) for t in (q, k, v))
+        out = merge_heads(kernel_attention(*heads, self.kernel))
+        if self.residual is not None:
+            mean = token_mean(x)[:, 0].to(x.dtype)
+            out = out + dynamic_depthwise3x3(v, self.residual(mean), hw_shape)
+        return self.proj(out)
