@@ -1,0 +1,90 @@
+"""Focused linear attention (FLatten Transformer, ICCV 2023, arXiv 2308.00442)."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import merge_heads, normalised_attention, resize_pos_embed, split_heads
+from ..utils import check_positive
+from .base import QKVMixer, token_mixer
+
+
+@token_mixer('focused')
+class FocusedAttention(QKVMixer):
+    """Divisive linear attention whose features are sharpened by a power, plus a convolution of V.
+
+    Keys get a learned position table, which is resized from ``grid`` to the map.
+
+    Args:
+        dim: Channels C.
+        num_heads: Number of heads; divides ``dim``.
+        qkv: ``'separate'`` or ``'joint'`` projections.
+        grid: Map size (H, W) in tokens that the table is stored for.
+        focusing_factor: The power p.
+        kernel_size: Side of the depthwise convolution, odd.
+        window_size: Attend within windows of this side in tokens; None: the whole map.
+        shift: Roll the map by half a window first.
+
+    Raises:
+        ValueError: Neither ``grid`` nor ``window_size`` is given, or ``kernel_size`` is even.
+    """
+
+    paper = 'FLatten, ICCV 2023'
+    heads = 'softmax'
+    no_decay = ('scale', 'positional_encoding')
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv: str = 'separate',
+        grid: tuple[int, int] | None = None,
+        focusing_factor: float = 3,
+        kernel_size: int = 5,
+        window_size: int | None = None,
+        shift: bool = False,
+    ) -> None:
+        super().__init__(dim, num_heads, qkv, grid=grid, window_size=window_size, shift=shift)
+        check_positive(focusing_factor=focusing_factor)
+        self.focusing_factor = focusing_factor
+        self.scale = nn.Parameter(torch.zeros(1, 1, dim))
+        self.positional_encoding = nn.Parameter(torch.zeros(1, math.prod(self.table_shape()), dim))
+        if kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size={kernel_size} must be odd')
+        width = dim // num_heads
+        self.dwc = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
+
+    def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        q, k, v = self.project(x)
+        k = k + resize_pos_embed(self.positional_encoding, self.table_shape(), hw_shape)
+        q, k = (split_heads(self.focus(t), self.num_heads) for t in (q, k))
+        v = split_heads(v, self.num_heads)
+        return self.proj(merge_heads(normalised_attention(q, k, v) + self._convolve(v, hw_shape)))
+
+    def _convolve(self, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Every head of the values (B, heads, N, head_dim) as an image, with the same kernels."""
+        out = self.dwc(v.flatten(0, 1).unflatten(1, hw_shape).permute(0, 3, 1, 2))
+        return out.flatten(2).transpose(1, 2).unflatten(0, v.shape[:2])
+
+    def focus(self, x: Tensor) -> Tensor:
+        """Features (B, N, C) whose directions are sharpened and whose lengths stay.
+
+        In float32, and of channels divided by the largest before the power: half types would
+        overflow, and divide zero by zero.
+        """
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = (F.relu(x) + 1e-6) / F.softplus(self.scale)
+        sharp = (x / x.amax(-1, keepdim=True)) ** self.focusing_factor
+        return sharp * (x.norm(dim=-1, keepdim=True) / sharp.norm(dim=-1, keepdim=True))
+
+    @classmethod
+    def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:
+        if not {'scale', 'positional_encoding', 'dwc.weight'} <= weights.keys():
+            return None
+        width, _, kernel_size, _ = weights['dwc.weight'].shape
+        side = math.isqrt(weights['positional_encoding'].shape[1])
+        heads = weights['scale'].shape[2] // width
+        return dict(num_heads=heads, grid=(side, side), kernel_size=kernel_size)
