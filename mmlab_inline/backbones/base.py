@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from mmengine.model import BaseModule, PretrainedInit
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..layers import Block, MixerContext, build_token_mixer
+from ..layers.init import trunc_normal_
 from ..utils import check_keywords, check_positive, one_of
 from .pretrained import load_pretrained
 

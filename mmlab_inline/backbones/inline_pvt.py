@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 import torch
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from ..layers import MixerContext, PatchEmbed
+from ..layers.init import trunc_normal_
 from ..ops import ResizedPosEmbeds
 from ..registry import register_backbone
 from ..utils import check_positive

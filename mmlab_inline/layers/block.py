@@ -1,8 +1,8 @@
 """The pre-norm Transformer block that both backbones are made of."""
 
-from timm.layers import DropPath
 from torch import Tensor, nn
 
+from .drop_path import DropPath
 from .mlp import Mlp
 
 

@@ -1,7 +1,6 @@
 """Softmax attention in shifted windows (Swin Transformer, arXiv 2103.14030)."""
 
 import torch
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
 from ..ops import (
@@ -13,6 +12,7 @@ from ..ops import (
     window_shift,
 )
 from ..utils import check_positive
+from .init import trunc_normal_
 
 
 class WindowAttention(nn.Module):
