@@ -9,9 +9,8 @@ model it is, what matched, what is missing and what was left over; exits with st
 nothing if a single tensor of the backbone is missing, unknown or of another shape.
 """
 
-from mmlab_inline.engine import ArgumentParser
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import exit_on_user_error
-from mmlab_inline.weights.conversion import convert_file
 
 
 def main() -> None:
@@ -20,6 +19,8 @@ def main() -> None:
     parser.add_argument('target', metavar='DST', help='.pth or .safetensors file to write')
     parser.add_argument('--force', action='store_true', help='write over DST if it exists')
     args = parser.parse_args()
+    from mmlab_inline.weights.conversion import convert_file
+
     with exit_on_user_error():
         conversion = convert_file(args.source, args.target, args.force)
     model = conversion.model
