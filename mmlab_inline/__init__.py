@@ -16,6 +16,11 @@ __all__ = ['InLineAttention', 'InLinePVT', 'InLineSwin', '__version__']
 _PLACES = {'backbones': ('InLinePVT', 'InLineSwin'), 'layers': ('InLineAttention',), 'ops': ()}
 __getattr__ = lazy_names(__name__, _PLACES)
 
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 # `python -m mmlab_inline` reports on environments in which mmengine does not import.
 if sys.argv[:1] != ['-m'] or 'mmlab_inline' not in sys.orig_argv:
     from .registry import announce_backbones
