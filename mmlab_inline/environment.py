@@ -81,6 +81,8 @@ def details(name, module):
         found['gpus'] = [module.cuda.get_device_name(index) for index in range(count)]
     if name == 'mmcv.ops':
         found['cuda'] = module.get_compiling_cuda_version()
+    if name == 'mmlab_inline':
+        [getattr(module, part) for part in module.__all__]  # imported when they are asked for
     return found
 
 for name in sys.argv[1:]:

@@ -21,14 +21,13 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch import Tensor, nn
 
+from .choices import EXPORT_FORMATS
 from .engine.config import drop_pretrained
 from .engine.model import errors_of_build, image_channels
 from .engine.preflight import load_weights
 from .utils import UserError, load_checkpoint, one_line
 from .version import __version__
 
-FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}
-PARTS = ('model', 'backbone')
 # (B, H, W) of the example that is traced: several windows in every stage of InLine-Swin.
 EXAMPLE_SHAPE = (2, 480, 608)
 # (B, H, W) that an export is compared at: landscape, portrait, and sides that 32 does not divide.
@@ -329,7 +328,7 @@ def save_onnx(
 
 def load_export(path: Path) -> Callable[[Tensor], list[Tensor]]:
     """A function that runs an exported file on an image (B, C, H, W)."""
-    if path.suffix == FORMATS['torch']:
+    if path.suffix == EXPORT_FORMATS['torch']:
         module = torch.export.load(path).module()
         return lambda image: list(module(image))
     import onnxruntime

@@ -76,6 +76,20 @@ def test_mmcv_whose_ops_do_not_load(tmp_path):
     assert own.startswith('mmlab_inline does not import')
 
 
+def test_backbones_that_do_not_load(tmp_path):
+    """Importing the package alone would not show it: that takes no torch."""
+    modules = dict.fromkeys(('torchvision.py', 'triton.py', 'timm.py', 'cv2.py', 'mmdet.py'), '')
+    modules |= {
+        'torch.py': 'class cuda: is_available = bool\nclass version: cuda = None',
+        'mmcv/__init__.py': '',
+        'mmcv/ops.py': 'get_compiling_cuda_version = str',
+        'mmseg.py': '',
+    }
+    write_modules(tmp_path, modules)
+    _, (problem,) = run_report(tmp_path)
+    assert problem.startswith('mmlab_inline does not import') and 'torch' in problem
+
+
 def test_modules_that_end_python_hang_or_print(tmp_path, monkeypatch):
     modules = {
         'aborts.py': 'import os; os.abort()',

@@ -10,7 +10,7 @@ import mmlab_inline
 PACKAGE = Path(mmlab_inline.__file__).parent
 # From the ground up; a room imports rooms of lower floors only.
 FLOORS = (
-    ('version', 'utils', 'ops'),
+    ('version', 'utils', 'ops', 'choices', 'cli'),
     ('registry', 'environment', 'layers', 'datasets'),
     ('mixers',),
     ('backbones',),

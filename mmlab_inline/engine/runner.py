@@ -16,6 +16,7 @@ from ..datasets.checks import check_annotations, innermost_datasets, read_annota
 from ..datasets.checks.finding import first_fatal
 from ..datasets.checks.settings import class_names, dataset_class
 from ..utils import UserError, one_line
+from .allocator import return_freed_memory
 from .model import errors_of_build
 from .seeding import prefer_deterministic_algorithms
 
@@ -95,6 +96,7 @@ def _build_dataset(settings: Mapping) -> object:
             f'{_explain(settings, error)} (tools/dataset/check.py CONFIG says more)'
         ) from error
     check_loading(dataset)
+    return_freed_memory()
     return dataset
 
 

@@ -1,16 +1,21 @@
 """What every part may use; it imports nothing else of this package."""
 
+from typing import TYPE_CHECKING
+
 from .atomic import write_atomically, written_atomically
 from .errors import UserError, exit_on_user_error, one_line
+from .lazy import lazy_names
 from .names import check_keywords, did_you_mean, one_of
 from .numbers import check_positive
-from .safe_load import (
-    CheckpointError,
-    UnsafeCheckpointError,
-    load_checkpoint,
-    unwrap_state_dict,
-)
-from .state_dicts import Difference, compare_state_dict
+
+if TYPE_CHECKING:
+    from .safe_load import (
+        CheckpointError,
+        UnsafeCheckpointError,
+        load_checkpoint,
+        unwrap_state_dict,
+    )
+    from .state_dicts import Difference, compare_state_dict
 
 __all__ = [
     'CheckpointError',
@@ -22,6 +27,7 @@ __all__ = [
     'compare_state_dict',
     'did_you_mean',
     'exit_on_user_error',
+    'lazy_names',
     'load_checkpoint',
     'one_line',
     'one_of',
@@ -29,3 +35,17 @@ __all__ = [
     'write_atomically',
     'written_atomically',
 ]
+
+# These take torch.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        'safe_load': (
+            'CheckpointError',
+            'UnsafeCheckpointError',
+            'load_checkpoint',
+            'unwrap_state_dict',
+        ),
+        'state_dicts': ('Difference', 'compare_state_dict'),
+    },
+)

@@ -100,8 +100,8 @@ def test_published_tables(path):
         assert cost.params / 1e6 == within_rounding(params)
 
 
-# Of the backbone alone at 224 x 224, with a classifier: million parameters, of Agent-PVT as published,
-# and giga multiply-accumulates (published ones are rounded: 2.0, 4.0, 7.0, 10.4).
+# Million parameters with a classifier, for agents as published; giga multiply-accumulates of the
+# backbone at 224 x 224 (published ones are rounded: 2.0, 4.0, 7.0, 10.4).
 CLASSIFIERS = {
     ('focused', 'tiny'): (12.150, 2.04),
     ('focused', 'small'): (21.669, 4.03),

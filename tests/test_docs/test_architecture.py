@@ -1,4 +1,4 @@
-"""The attention that docs/architecture.md adds works by what the page says, and so do the others'."""
+"""What docs/architecture.md and docs/attentions.md show works."""
 
 import sys
 

@@ -7,34 +7,22 @@ if they are not split, and writes a config and the commands to train and test it
 is altered.
 """
 
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from mmlab_inline.choices import DATA_FORMATS
+from mmlab_inline.cli import ArgumentParser, positive
 from mmlab_inline.datasets.checks import check_split
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.engine.cli import positive
-from mmlab_inline.engine.config import pretrained_settings
-from mmlab_inline.own_data import (
-    Options,
-    choose_base,
-    draw_contact_sheet,
-    find_base,
-    print_summary,
-    write_config,
-)
-from mmlab_inline.own_data.readers import (
-    FORMATS,
-    OwnData,
-    arrange_splits,
-    has_masks,
-    read_folder,
-    write_coco,
-    write_label_maps,
-)
 from mmlab_inline.utils import UserError, exit_on_user_error, write_atomically
+
+if TYPE_CHECKING:
+    from mmlab_inline.own_data.readers import OwnData
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,7 +38,7 @@ def parse_args() -> argparse.Namespace:
         help='where config, annotations and contact sheet go (default: work_dirs/own/FOLDER_TASK)',
     )
     parser.add_argument('--overwrite', action='store_true', help='write over what is in DIR')
-    parser.add_argument('--format', choices=FORMATS, help='default: the one that is in FOLDER')
+    parser.add_argument('--format', choices=DATA_FORMATS, help='default: the one that is in FOLDER')
     parser.add_argument(
         '--classes',
         nargs='+',
@@ -117,6 +105,16 @@ def share(text: str) -> float:
 
 def main() -> int:
     args = parse_args()
+    from mmlab_inline.own_data import (
+        Options,
+        choose_base,
+        draw_contact_sheet,
+        find_base,
+        print_summary,
+        write_config,
+    )
+    from mmlab_inline.own_data.readers import arrange_splits, has_masks, read_folder
+
     console = Console()
     with exit_on_user_error():
         name = f'{args.data.absolute().name}_{args.task}'
@@ -164,6 +162,8 @@ def needs_masks(cfg) -> bool:
 
 def write_annotations(out: Path, data: OwnData, task: str) -> None:
     """Write annotation files, or label maps and lists of pictures."""
+    from mmlab_inline.own_data.readers import write_coco, write_label_maps
+
     if task == 'seg':
         write_label_maps(out / 'label_maps', data)
     for split, pictures in data.splits.items():
@@ -176,6 +176,8 @@ def write_annotations(out: Path, data: OwnData, task: str) -> None:
 
 def check(config: Path, console: Console) -> bool:
     """Check settings, annotations and image headers; whether a run would stop on them."""
+    from mmlab_inline.engine import load_config
+
     cfg = load_config(str(config))
     found = check_split(cfg, 'train', fast=True)[0] + check_split(cfg, 'val', fast=True)[0]
     for severity in ('fatal', 'warning'):
@@ -187,6 +189,9 @@ def check(config: Path, console: Console) -> bool:
 
 def print_next_steps(config: Path, args: argparse.Namespace, console: Console) -> None:
     """Say what was written and what to run next."""
+    from mmlab_inline.engine import load_config
+    from mmlab_inline.engine.config import pretrained_settings
+
     where = config.relative_to(Path.cwd()) if config.is_relative_to(Path.cwd()) else config
     new_classes = ' --new-classes' if args.load_from else ''
     lines = [f'Look at {where.parent}/contact_sheet.png: are the annotations where they belong?']

@@ -18,7 +18,6 @@ _OBJECTS = {
     'yolo': (find_yolo, read_yolo),
     'voc': (find_voc, read_voc),
 }
-FORMATS = (*_OBJECTS, 'label-maps')
 
 
 def read_folder(
@@ -34,7 +33,7 @@ def read_folder(
     Args:
         root: The folder.
         task: ``'det'``, or ``'seg'``: label maps, or objects with masks if there are none.
-        form: One of :data:`FORMATS`; None: the one that is there.
+        form: One of :data:`~mmlab_inline.choices.DATA_FORMATS`; None: the one that is there.
         classes: Names in place of those in the folder, in the order of their labels; for label
             maps also one file of names.
         zero: For label maps, as in :func:`resolve_coding`.
