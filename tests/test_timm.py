@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import mmlab_inline.timm
 from mmlab_inline import InLinePVT, InLineSwin
 from mmlab_inline.backbones import inline_pvt, inline_swin
+from mmlab_inline.layers.drop_path import DropPath
 from mmlab_inline.utils import load_checkpoint
 
 BACKBONES = {'inline_pvt_tiny': InLinePVT, 'inline_swin_tiny': InLineSwin}
@@ -157,7 +158,7 @@ def test_any_size_and_channels(name, size):
 @both
 def test_drop_rates(name):
     model = timm.create_model(name, num_classes=10, drop_path_rate=0.5, drop_rate=0.25)
-    rates = [m.drop_prob for m in model.modules() if isinstance(m, timm.layers.DropPath)]
+    rates = [m.drop_prob for m in model.modules() if isinstance(m, DropPath)]
     assert rates == pytest.approx([0.1 * index for index in range(6)])
     assert model.head_drop.p == 0.25
     image = torch.randn(4, 3, 32, 32)
