@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from itertools import chain
 
 from mmengine.dataset import BaseDataset
+from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
@@ -43,6 +44,12 @@ class CheckedRunner(Runner):
         """
         with errors_of_build():
             return super().build_model(model)
+
+    def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
+        """Build an evaluator, whose metrics may read annotations."""
+        evaluator = super().build_evaluator(evaluator)
+        return_freed_memory()
+        return evaluator
 
     @staticmethod
     def build_dataloader(

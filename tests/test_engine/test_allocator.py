@@ -27,32 +27,47 @@ keep_freed_memory()
 print(page_faults())
 """
 
-# Builds a data set that takes 200 MB in small blocks meanwhile, as an annotation file does, and
-# leaves one behind above them. Prints what it takes afterwards, in MB.
+# Builds something that takes 200 MB in small blocks meanwhile, as an annotation file does, and
+# leaves one behind above them. Prints what it takes in between and afterwards, in MB.
 BUILD = """
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import DATASETS, METRICS
 from mmlab_inline.engine import keep_freed_memory
 from mmlab_inline.engine.runner import CheckedRunner
 
 def resident():
     return int(open('/proc/self/statm').read().split()[1]) * 4096 / 1e6
 
+def read(owner):
+    blocks = [bytes(2000) for _ in range(100_000)]
+    owner.last = blocks[-1]
+    print(resident() - before)
+
 @DATASETS.register_module()
-class Big(BaseDataset):
+class Data(BaseDataset):
     def load_data_list(self):
-        read = [bytes(2000) for _ in range(100_000)]
-        self.last = read[-1]
-        self.took = resident()
+        read(self)
         return [{}]
+
+@METRICS.register_module()
+class Metric(BaseMetric):
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        read(self)
+    default_prefix = 'none'
+    process = compute_metrics = None
 
 keep_freed_memory()
 before = resident()
-dataset = dict(type='Big', test_mode=True)
-loader = CheckedRunner.build_dataloader(
-    dict(dataset=dataset, batch_size=1, sampler=dict(type='DefaultSampler'))
+runner = CheckedRunner.__new__(CheckedRunner)
+settings = dict(dataset=dict(type='Data', test_mode=True), batch_size=1)
+build = dict(
+    dataset=lambda: runner.build_dataloader(dict(settings, sampler=dict(type='DefaultSampler'))),
+    metric=lambda: runner.build_evaluator(dict(type='Metric')),
 )
-print(loader.dataset.took - before, resident() - before)
+built = build['WHAT']()
+print(resident() - before)
 """
 glibc_only = pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='sets glibc only')
 
@@ -75,7 +90,8 @@ def test_freed_memory_is_reused_unless_the_environment_decides():
 
 
 @glibc_only
-def test_what_reading_annotations_took_is_given_back():
-    meanwhile, afterwards = run(BUILD)
+@pytest.mark.parametrize('what', ['dataset', 'metric'])
+def test_what_reading_annotations_took_is_given_back(what):
+    meanwhile, afterwards = run(BUILD.replace('WHAT', what))
     assert meanwhile > 190
     assert afterwards < 60
