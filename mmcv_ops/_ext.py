@@ -40,8 +40,8 @@ def get_compiler_version() -> str:
 
 
 def get_compiling_cuda_version() -> str:
-    """CUDA release of the kernels, or 'not available'."""
-    return torchvision.version.cuda or 'not available'
+    """CUDA release that the kernels are for, or 'not available'."""
+    return torch.version.cuda if torchvision.version.cuda else 'not available'
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
