@@ -14,12 +14,16 @@ class UserError(Exception):
 def exit_on_user_error() -> Iterator[None]:
     """Print a :class:`UserError` as ``error: ...`` and exit with status 2.
 
+    So is an op of mmcv's that is not served without compiling it (``mmcv_ops/_ext.py``).
+
     With the environment variable ``MMLAB_INLINE_TRACEBACK=1`` it ends in a traceback: who plugs in
     modules of their own wants the line in them.
     """
     try:
         yield
-    except UserError as error:
+    except (UserError, NotImplementedError) as error:
+        if not isinstance(error, UserError) and 'needs a compiled mmcv' not in str(error):
+            raise
         if os.environ.get('MMLAB_INLINE_TRACEBACK') == '1':
             raise
         print(f'error: {error}', file=sys.stderr)
