@@ -26,15 +26,29 @@ _PLACES = {
     'layers': (),
     'ops': (),
 }
-__getattr__ = lazy_names(__name__, _PLACES)
+_find = lazy_names(__name__, _PLACES)
+
+
+def __getattr__(name: str) -> object:
+    try:
+        return _find(name)
+    except (ImportError, OSError, RuntimeError) as error:  # of torch, torchvision, mmengine ...
+        raise _with_advice(error) from error
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+def _with_advice(error: Exception) -> ImportError:
+    return ImportError(f'{" ".join(str(error).split())}; python -m mmlab_inline says what to do')
+
+
 # `python -m mmlab_inline` reports on environments in which mmengine does not import.
 if sys.argv[:1] != ['-m'] or 'mmlab_inline' not in sys.orig_argv:
-    from .registry import announce_backbones
+    try:
+        from .registry import announce_backbones
+    except (ImportError, OSError, RuntimeError) as error:
+        raise _with_advice(error) from error
 
     announce_backbones(_PLACES['backbones'])

@@ -1,19 +1,25 @@
 """The model of a config or of a run."""
 
+import os
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 
+import torch
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from .. import backbones
+from ..environment import HIDDEN_OPS
 from ..utils import UserError, one_line
 
 
 @contextmanager
 def errors_of_build(what: str = 'the model') -> Iterator[None]:
-    """Say in one line why a model does not build.
+    """Say in one line why a model does not build, and one that it will not run on the GPU.
 
     Args:
         what: What the line calls it.
@@ -29,6 +35,20 @@ def errors_of_build(what: str = 'the model') -> Iterator[None]:
         raise UserError(
             f'{what} does not build: {one_line(error)} (MMLAB_INLINE_TRACEBACK=1 shows where)'
         ) from error
+    _say_hidden_ops()
+
+
+@cache  # once
+def _say_hidden_ops() -> None:
+    ops = sys.modules.get('mmcv._ext')  # mmdet imports it, and only detectors need it
+    if (
+        ops is not None
+        and torch.cuda.is_available()
+        and not ops.__file__.endswith('.py')
+        and ops.get_compiling_cuda_version() == 'not available'
+        and os.environ.get('RANK', '0') == '0'
+    ):
+        print(f'{HIDDEN_OPS}; rm {shlex.quote(ops.__file__)}', file=sys.stderr)
 
 
 def image_channels(model: Mapping) -> int:
