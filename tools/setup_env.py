@@ -271,7 +271,8 @@ def install(family: Family, base: Base, keep: bool) -> None:
             [base.path, '-m', 'venv', str(family.venv)],
             'apt-get install python{}.{}-venv'.format(*base.release),
         )
-    pip = [python, '-m', 'pip', 'install']
+    # Python compiles what is imported when it is imported: a small part of all that is installed.
+    pip = [python, '-m', 'pip', 'install', '--no-compile']
     step(
         family,
         f'installing torch {pins["torch"]}, the {family.name} libraries and mmlab-inline itself, '

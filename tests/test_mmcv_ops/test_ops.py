@@ -49,6 +49,36 @@ def test_results_of_the_compiled_ops(stored, assert_near, case):
             assert_near(actual, tensor, TOLERANCES[tensor.dtype], name)
 
 
+ON_CUDA = [case for case in values.CASES if case.startswith(('roi', 'deform', 'nms.drawn'))]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@pytest.mark.parametrize('case', ON_CUDA)
+def test_results_on_cuda(stored, assert_near, case):
+    """Without overlaps exactly at the threshold, which CUDA kernels compare in another form."""
+    inputs = {name: tensor.cuda() for name, tensor in part(stored, f'{case}/in/').items()}
+    found = values.CASES[case][1](**inputs)
+    for name, expected in part(stored, f'{case}/out/').items():
+        assert found[name].is_cuda
+        if expected.is_floating_point():
+            assert_near(found[name].cpu(), expected, 4 * TOLERANCES[expected.dtype], name)
+        else:
+            assert torch.equal(found[name].cpu(), expected)
+
+
+@pytest.mark.parametrize('size', [0, 1])
+def test_no_boxes_and_no_rois(size):
+    """Images without proposals are common."""
+    maps = torch.rand(2, 3, 8, 8, requires_grad=True)
+    rois = torch.tensor([[1, 0.0, 0, 4, 4]])[:size]
+    pooled = ops.roi_align(maps, rois, 2)
+    assert pooled.shape == (size, 3, 2, 2)
+    pooled.sum().backward()
+    assert maps.grad.any() == bool(size)
+    dets, kept = ops.nms(rois[:, 1:], torch.ones(size), 0.5)
+    assert dets.shape == (size, 5) and kept.shape == (size,)
+
+
 def test_cases_meet_what_is_hard(stored):
     """Equal scores, scores that are no numbers, empty boxes; overlaps exactly at the threshold."""
     boxes, scores = part(stored, 'nms.odd.60/in/').values()

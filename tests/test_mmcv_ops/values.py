@@ -29,7 +29,7 @@ def with_gradients(op: Callable[..., Tensor], **tensors: Tensor) -> Tensors:
     """Result of an op, and the gradients of its weighted sum."""
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in tensors.items()}
     result = op(**leaves)
-    cotangent = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).to(result.dtype)
+    cotangent = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).to(result)
     result.backward(cotangent.view_as(result))
     return {
         'result': result.detach(),
