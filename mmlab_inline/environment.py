@@ -92,7 +92,7 @@ for name in sys.argv[1:]:
     try:
         found = details(name, importlib.import_module(name))
     except BaseException as error:
-        text = ' '.join(str(error).split())
+        text = ' '.join(str(error).split()).removesuffix('; python -m mmlab_inline says what to do')
         found = {'error': type(error).__name__ + (': ' + text[:500] if text else '')}
     print(json.dumps([name, found]), file=out, flush=True)
 os._exit(0)  # libraries that loaded half may fail to unload
