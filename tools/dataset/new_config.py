@@ -8,6 +8,7 @@ is altered.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -52,6 +53,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--overwrite', action='store_true', help='write over what is in DIR')
     parser.add_argument('--format', choices=FORMATS, help='default: the one that is in FOLDER')
     parser.add_argument(
+        '--images', metavar='NAME', help='folder in FOLDER with the photographs (default: by name)'
+    )
+    parser.add_argument(
+        '--label-maps', metavar='NAME', help='folder in FOLDER with the label maps'
+    )
+    parser.add_argument(
         '--classes',
         nargs='+',
         metavar='NAME',
@@ -59,6 +66,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--keep-empty', action='store_true', help='keep classes that no picture shows'
+    )
+    parser.add_argument(
+        '--keep-masks',
+        action='store_true',
+        help='where some objects have a mask, take the boxes of the others for theirs',
     )
     parser.add_argument(
         '--zero',
@@ -128,14 +140,22 @@ def main() -> int:
         if args.load_from and not args.load_from.is_file():
             raise UserError(f'checkpoint {args.load_from} does not exist')
         data = read_folder(
-            args.data, args.task, args.format, args.classes, args.zero, args.keep_empty
+            args.data,
+            args.task,
+            args.format,
+            args.classes,
+            args.zero,
+            args.keep_empty,
+            args.keep_masks,
+            args.images,
+            args.label_maps,
         )
         data.notes += arrange_splits(data, args.val_share, args.seed, args.new_split)
         base = find_base(args.base or choose_base(args.task, has_masks(data)))
         if args.task == 'det' and not has_masks(data) and needs_masks(base[1]):
             raise UserError(
-                f'--base {args.base} learns masks, but not every object has one; leave it out or '
-                'name a detector of boxes'
+                f'--base {args.base} learns masks, but not every object has one; leave it out, '
+                'name a detector of boxes, or give --keep-masks where only some have none'
             )
         print_summary(data, console)
         config = out / f'{name}.py'
@@ -188,18 +208,20 @@ def check(config: Path, console: Console) -> bool:
 def print_next_steps(config: Path, args: argparse.Namespace, console: Console) -> None:
     """Say what was written and what to run next."""
     where = config.relative_to(Path.cwd()) if config.is_relative_to(Path.cwd()) else config
+    quoted = shlex.quote(str(where))
     new_classes = ' --new-classes' if args.load_from else ''
     lines = [f'Look at {where.parent}/contact_sheet.png: are the annotations where they belong?']
     for _, settings in pretrained_settings(load_config(str(config))) if not args.load_from else ():
         path = Path(str(settings.get('checkpoint')))
         if not path.is_file():
             lines.append(
-                f'{path} is not there: python tools/download_weights.py {path.stem} fetches it'
+                f'{path} is not there: python tools/download_weights.py '
+                f'{shlex.quote(path.stem)} fetches it'
             )
     lines += [
         'Then:',
-        f'    python tools/dataset/check.py {where}',
-        f'    python tools/train.py {where}{new_classes}',
+        f'    python tools/dataset/check.py {quoted}',
+        f'    python tools/train.py {quoted}{new_classes}',
     ]
     console.print('\n'.join(lines), markup=False, highlight=False, soft_wrap=True)
 

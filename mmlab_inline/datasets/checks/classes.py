@@ -64,6 +64,11 @@ def check_classes(cfg: Config, dataset: Mapping) -> list[Finding]:
     return findings
 
 
+def is_background(name: str) -> bool:
+    """Whether a class is what is left of a picture beside the objects: nothing to look at."""
+    return name.strip(' _-').lower() in ('background', 'bg', 'back ground')
+
+
 def class_counts(node: object, place: str) -> Iterator[tuple[str, int]]:
     """Where heads below a setting are told how many classes there are, dotted, and how many."""
     if isinstance(node, Mapping):

@@ -1,7 +1,8 @@
 """An image file as the configured loader sees it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,11 @@ from ...utils import one_line
 from .finding import Finding, first_fatal, recorder
 from .settings import transforms
 
+# Of files that Pillow and OpenCV read alike.
+IMAGE_SUFFIXES = (
+    *('.apng', '.avif', '.bmp', '.dib', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.mpo'),
+    *('.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp'),
+)
 # OpenCV's default limit; OPENCV_IO_MAX_IMAGE_PIXELS raises it.
 _CV2_PIXELS = 2**30
 # The decoded image, and what resizing and converting it makes beside it.
@@ -147,21 +153,27 @@ class _Header:
         return self.size if turned else self.size[::-1]
 
 
-def _read_header(path: str) -> _Header:
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # nothing is decoded here
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Let Pillow open large images: they are the user's own, and memory is looked at apart."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
-            # For a PNG without EXIF before its pixels, getexif() would decode them all.
-            tags = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
-            return _Header(
-                image.mode,
-                image.size,
-                tags.get(_EXIF_ORIENTATION, 1),
-                image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info,
-                image.mode[0] in 'IF' or ';16' in str(image.tile),
-            )
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _read_header(path: str) -> _Header:
+    with any_size(), Image.open(path) as image:
+        # For a PNG without EXIF before its pixels, getexif() would decode them all.
+        tags = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
+        return _Header(
+            image.mode,
+            image.size,
+            tags.get(_EXIF_ORIENTATION, 1),
+            image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info,
+            image.mode[0] in 'IF' or ';16' in str(image.tile),
+        )
 
 
 def _check_header(header: _Header, loading: ImageLoading, annotated, add) -> None:
@@ -289,7 +301,7 @@ def _decode(path: str, header: _Header | None, loading: ImageLoading, add) -> np
 def _torn(content: bytes) -> str | None:
     """What Pillow says of a file that ends too early, else None."""
     try:
-        with Image.open(BytesIO(content)) as image:
+        with any_size(), Image.open(BytesIO(content)) as image:
             image.draft('L', (1, 1))  # JPEG at an eighth of its size: the whole file is read
             image.load()
     except OSError as error:

@@ -1,10 +1,11 @@
 """Data of the user's own, as annotation tools export them, in one form for all formats."""
 
 from .coco import write_coco
-from .data import OwnData, Picture, has_masks, listed, mask_of
+from .data import OwnData, Picture, count, has_masks, listed, mask_of
 from .formats import FORMATS, read_folder
 from .label_maps import draw_label_map, write_label_maps
-from .split import SPLITS, arrange_splits
+from .names import SPLITS
+from .split import arrange_splits
 
 __all__ = [
     'FORMATS',
@@ -12,6 +13,7 @@ __all__ = [
     'OwnData',
     'Picture',
     'arrange_splits',
+    'count',
     'draw_label_map',
     'has_masks',
     'listed',
