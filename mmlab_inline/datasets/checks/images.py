@@ -16,7 +16,7 @@ from .settings import transforms
 
 # Of files that Pillow and OpenCV read alike.
 IMAGE_SUFFIXES = (
-    *('.apng', '.avif', '.bmp', '.dib', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.mpo'),
+    *('.apng', '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.mpo'),
     *('.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp'),
 )
 # OpenCV's default limit; OPENCV_IO_MAX_IMAGE_PIXELS raises it.

@@ -23,6 +23,8 @@ from .names import (
     stems,
 )
 
+_PICTURES = ('photograph', None)
+
 
 class Folder:
     """All files below a folder; links are followed, names that begin with a dot left out.
@@ -73,7 +75,7 @@ class Folder:
                 self._by_name[name].append(path)
         self._by_stem: dict[str, list[Path]] = defaultdict(list)
         for path in self.pictures:
-            if self.role(path) in ('photograph', None):
+            if self.role(path) in _PICTURES:
                 for stem in dict.fromkeys(stems(path.stem)):
                     self._by_stem[stem].append(path)
 
@@ -125,7 +127,7 @@ class Folder:
             name: As it stands in the file; of another machine's path or a URL only the end counts.
             near: The annotation file. It decides between pictures of one name: one that is no
                 label map, of the very name, with the longest common end, of the same split, in a
-                folder of photographs, of the nearest folder.
+                like place, in a folder of photographs, in the nearest folder.
 
         Returns:
             The picture, or None if there is none.
@@ -136,7 +138,7 @@ class Folder:
         # The path may be a part of a URL's query.
         texts = (name, *reversed(re.split('[?&=#]', name))) if set('?=#') & set(name) else (name,)
         parts = next((p for p in map(path_parts, texts) if p and p[-1] in self._by_name), ())
-        split = self.split_of(near, with_name=True)
+        split, place = self.split_of(near, with_name=True), self._place(near)
         last = re.split(r'[/\\]', name)[-1]
 
         def nearness(path: Path) -> tuple:
@@ -145,8 +147,8 @@ class Folder:
             end = sum(1 for _ in takewhile(bool, same))
             common = len(Path(os.path.commonpath([path, near])).parts)
             exact = last in (path.name, path.stem)
-            rank = role in ('photograph', None), exact, end, self.split_of(path) == split
-            return *rank, role == 'photograph', common
+            alike = self.split_of(path) == split, self._place(path) == place
+            return role in _PICTURES, exact, end, *alike, role == 'photograph', common
 
         found = self._by_name[parts[-1]] if parts else []
         return self._best(found, nearness, f'{self.relative(near)} names {name}, which') or None
@@ -227,6 +229,10 @@ class Folder:
             f'{text} not below {self.root}, such as {missing[0]}; put them there, or take them out '
             'of the annotations'
         )
+
+    def may_be_photographs(self, paths: Iterable[Path]) -> list[Path]:
+        """Those of the pictures that are no label maps and no pictures of annotations."""
+        return [path for path in paths if self.role(path) in _PICTURES]
 
     def _place(self, path: Path) -> tuple[str, ...]:
         start = next((at for at in self._roles if path.is_relative_to(at)), self.root)

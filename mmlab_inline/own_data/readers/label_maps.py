@@ -57,8 +57,7 @@ def read_label_maps(
         amounts += picture.pixels
         split = lists.get(path) if lists else folder.split_of(path) or folder.split_of(label_map)
         data.splits.setdefault(split, []).append(picture)
-    alone = [p for p in folder.pictures if folder.role(p) in ('photograph', None)]
-    alone = [p for p in alone if p not in dict(pairs)]
+    alone = [p for p in folder.may_be_photographs(folder.pictures) if p not in dict(pairs)]
     if not amounts:
         raise UserError(
             f'none of the {len(alone)} pictures in {folder.root} has a label map; give both the '

@@ -85,8 +85,9 @@ def read_yolo(folder: Folder, files: Sequence[Path], dialect: str | None = None)
     annotated = {normal(picture.stem) for picture in texts}
     places = {picture.parent for picture in texts}
     copies = 0
+    background = set(folder.may_be_photographs(folder.pictures))
     for picture in folder.pictures:
-        if picture not in texts and folder.role(picture) in ('label map', 'neither'):
+        if picture not in texts and picture not in background:
             continue
         if picture.parent not in places and normal(picture.stem) in annotated:
             copies += 1
@@ -106,12 +107,12 @@ def read_yolo(folder: Folder, files: Sequence[Path], dialect: str | None = None)
 
 
 def _is_numbers(path: Path) -> bool:
+    """Whether numbers follow the first word of every line."""
     try:
-        for line in read_lines(path):
-            list(map(float, line.split()))
+        lines = [list(map(float, line.split()[1:])) for line in read_lines(path)]
     except (ValueError, UserError):
         return False
-    return True
+    return all(lines)
 
 
 def _is_yolo(path: Path) -> bool:
@@ -196,8 +197,7 @@ def _pictures_at(
         if found in lists:
             return listed_pictures(folder, found, notes)
         if found:
-            below = [p for p in folder.pictures if p.is_relative_to(found)]
-            return [p for p in below if folder.role(p) in ('photograph', None)]
+            return folder.may_be_photographs(p for p in folder.pictures if p.is_relative_to(found))
     return ()
 
 
