@@ -14,7 +14,7 @@ from ..datasets.checks import class_counts
 from ..datasets.checks.settings import transforms
 from ..engine.config import load_config
 from ..inference import class_colours
-from ..utils import UserError, did_you_mean, write_atomically
+from ..utils import UserError, counted, did_you_mean, write_atomically
 from .readers import OwnData
 from .recipe import (
     DetectionRecipe,
@@ -123,7 +123,7 @@ def write_config(
     counts = ', '.join(f'{len(data.splits[split])} {split}' for split in data.splits)
     out = _Sections()
     out.start(
-        f'{data.root.name}: {len(data.classes)} classes, {counts}. Written by '
+        f'{data.root.name}: {counted(len(data.classes), "class")}, {counts}. Written by '
         f'tools/dataset/new_config.py from {data.format} in {data.root}; edit it as you like.'
     )
     out.add(_base_=name)

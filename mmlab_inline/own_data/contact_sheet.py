@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..inference import Instances, MaskCrop, Painter, class_colours
-from ..utils import UserError
+from ..utils import UserError, counted
 from .readers import OwnData, Picture, draw_label_map, mask_of
 
 COLUMNS, ROWS = 4, 3
@@ -74,7 +74,7 @@ def choose_pictures(pictures: Sequence[Picture], count: int, seed: int = 0) -> l
 
 def _caption(picture: Picture, with_label_maps: bool, font: ImageFont.FreeTypeFont) -> str:
     amounts = picture.amounts()
-    amount = f'{len(amounts)} classes' if with_label_maps else f'{amounts.total()} objects'
+    amount = counted(*((len(amounts), 'class') if with_label_maps else (amounts.total(), 'object')))
     rest = f'  {picture.size[1]}x{picture.size[0]}  {amount}'
     name = picture.path.name
     while font.getlength(name + rest) > _WIDTH and len(name) > 8:

@@ -234,8 +234,11 @@ def scale_schedulers(
             if scheduler.get(key):
                 scheduler[key] = moved(scheduler[key], in_epochs)
         if 'milestones' in scheduler:
-            scheduler['milestones'] = sorted({moved(m, in_epochs) for m in scheduler['milestones']})
-        changed.append(scheduler)
+            steps = {moved(step, in_epochs) for step in scheduler['milestones']}
+            # A step at the end of the run would come after its last iteration.
+            scheduler['milestones'] = sorted(steps - {scheduler.get('end')})
+        if scheduler.get('milestones') != []:
+            changed.append(scheduler)
     return changed
 
 

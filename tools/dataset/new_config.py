@@ -55,9 +55,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--images', metavar='NAME', help='folder in FOLDER with the photographs (default: by name)'
     )
-    parser.add_argument(
-        '--label-maps', metavar='NAME', help='folder in FOLDER with the label maps'
-    )
+    parser.add_argument('--label-maps', metavar='NAME', help='folder in FOLDER with the label maps')
     parser.add_argument(
         '--classes',
         nargs='+',

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ...utils import counted
 from .finding import Finding, fatal
 from .settings import class_names, dataset_class, reduces_zero, transforms
 
@@ -43,7 +44,8 @@ def check_classes(cfg: Config, dataset: Mapping) -> list[Finding]:
                     fatal(
                         'num-classes',
                         'config',
-                        f'{place}.num_classes={count}, but the dataset has {len(classes)} classes',
+                        f'{place}.num_classes={count}, but the dataset has '
+                        f'{counted(len(classes), "class")}',
                         f'set {place}.num_classes={len(classes)}, or metainfo.classes of the '
                         'dataset',
                     )

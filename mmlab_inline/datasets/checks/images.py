@@ -88,8 +88,8 @@ def check_image(
         header = _read_header(path)
     except UnidentifiedImageError:
         header = None
-    except Exception as error:  # a damaged header fails in any way
-        add('fatal', 'image-unreadable', f'does not open ({one_line(error)})', _REPLACE)
+    except Exception:  # a damaged header fails in any way
+        add('fatal', 'image-unreadable', 'is damaged: its header does not read', _REPLACE)
         return findings, None
     if header is None and fast:
         add('fatal', 'image-unreadable', 'is no image that Pillow knows', _REPLACE)
@@ -273,10 +273,10 @@ def _decode(path: str, header: _Header | None, loading: ImageLoading, add) -> np
     content = Path(path).read_bytes()
     torn = _torn(content)
     try:
-        pixels = mmcv.imfrombytes(content, flag=loading.color_type, backend=loading.backend)
-        reason = 'it returns nothing'
-    except Exception as error:  # each decoder has its own
-        pixels, reason = None, one_line(error)
+        with any_size():
+            pixels = mmcv.imfrombytes(content, flag=loading.color_type, backend=loading.backend)
+    except Exception:  # each decoder has its own
+        pixels = None
     if torn:
         rest = 'refuses it' if pixels is None else 'fills the rest with grey without a word'
         add(
@@ -292,8 +292,8 @@ def _decode(path: str, header: _Header | None, loading: ImageLoading, add) -> np
         add(
             'fatal',
             'image-unreadable',
-            f'is {header.mode} and does not load with {loading.backend} ({reason})',
-            'save it as 8-bit RGB, PNG or JPEG',
+            f'is {header.mode} and does not load with {loading.backend}',
+            'save it as 8-bit RGB, PNG or JPEG, or copy it anew if it is that already',
         )
     return pixels
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ...utils import one_line
 from .finding import Finding, recorder
 from .images import any_size, file_problem
 
@@ -85,7 +84,7 @@ def check_label_map(
         add(
             'fatal',
             'label-map-unreadable',
-            'is no image' if unknown else f'does not load ({one_line(error)})',
+            'is no image' if unknown else f'is damaged: {loading.backend} does not read it',
             'copy it anew from its source, or take its image out of the data',
         )
         return findings, Counter()

@@ -1,7 +1,7 @@
 """Data of the user's own, as annotation tools export them, in one form for all formats."""
 
 from .coco import write_coco
-from .data import OwnData, Picture, count, has_masks, listed, mask_of
+from .data import OwnData, Picture, has_masks, listed, mask_of
 from .formats import FORMATS, read_folder
 from .label_maps import draw_label_map, write_label_maps
 from .names import SPLITS
@@ -13,7 +13,6 @@ __all__ = [
     'OwnData',
     'Picture',
     'arrange_splits',
-    'count',
     'draw_label_map',
     'has_masks',
     'listed',

@@ -161,11 +161,6 @@ def complete_masks(data: OwnData, keep: bool) -> None:
         item['segmentation'] = [[x, y, right, y, right, bottom, x, bottom]]
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun: 1 class, 2 classes."""
-    return f'{number} {noun}' + ('' if number == 1 else 'es' if noun.endswith('s') else 's')
-
-
 def listed(names: Sequence[str]) -> str:
     """How many names, and the first of them."""
     more = ', ...' if len(names) > 5 else ''

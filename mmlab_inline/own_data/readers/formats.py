@@ -4,9 +4,9 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from ...utils import UserError
+from ...utils import UserError, counted
 from .coco import find_coco, read_coco
-from .data import OwnData, complete_masks, count, listed
+from .data import OwnData, complete_masks, listed
 from .folder import Folder
 from .label_maps import read_label_maps, to_label_maps
 from .label_names import IGNORED, Names, read_names
@@ -64,7 +64,8 @@ def read_folder(
         if classes:
             if len(classes) != len(data.classes):
                 raise UserError(
-                    f'--classes has {len(classes)} names, the data {len(data.classes)} classes: '
+                    f'--classes has {counted(len(classes), "name")}, the data '
+                    f'{counted(len(data.classes), "class")}: '
                     f'{", ".join(data.classes)}'
                 )
             data.classes = list(classes)
@@ -105,7 +106,7 @@ def _read_objects(folder: Folder, task: str, form: str | None) -> OwnData:
             'Pascal VOC (.xml)'
         )
         raise UserError(
-            f'{folder.root} holds {count(len(folder.pictures), "picture")} but no {looked}; '
+            f'{folder.root} holds {counted(len(folder.pictures), "picture")} but no {looked}; '
             + (
                 f'put {_LAYOUT}, or name the two by --images and --label-maps'
                 if task == 'seg' and form in (None, 'label-maps')

@@ -60,8 +60,8 @@ def read_label_maps(
     alone = [p for p in folder.may_be_photographs(folder.pictures) if p not in dict(pairs)]
     if not amounts:
         raise UserError(
-            f'none of the {len(alone)} pictures in {folder.root} has a label map; give both the '
-            'same name, as in images/a.jpg and masks/a.png'
+            f'none of the {len(alone)} pictures in {folder.root} has a label map; give '
+            'both the same name, as in images/a.jpg and masks/a.png'
         )
     for what, left_out in (
         ('pictures without a label map', alone),

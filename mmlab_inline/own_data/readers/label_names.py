@@ -4,7 +4,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...utils import UserError
+from ...utils import UserError, counted
 from .folder import Folder, read_lines
 
 IGNORED = 255
@@ -148,8 +148,8 @@ def resolve_coding(
         what = 'colour' if coloured else 'value'
         raise UserError(
             f'label maps hold the {what} {beyond[0]} ({shares[beyond[0]]:.2%} of the pixels), '
-            f'which is none of the {len(classes)} classes; name it, or write 255 where there is no '
-            'class'
+            f'which is none of the {counted(len(classes), "class")}; name it, or write 255 where '
+            'there is no class'
         )
     return classes, coding, notes
 

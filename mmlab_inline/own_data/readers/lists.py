@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ...utils import UserError
+from ...utils import UserError, counted
 from .data import OwnData
 from .folder import Folder, read_lines
 from .names import SPLITS, list_split, normal
@@ -49,8 +49,8 @@ def listed_pictures(folder: Folder, path: Path, notes: list[str]) -> set[Path]:
     missing = [line for line, picture in found.items() if picture is None]
     if missing and len(missing) == len(found):
         raise UserError(
-            f'{folder.relative(path)} lists {len(found)} pictures, none of which is below '
-            f'{folder.root}, such as {missing[0]}; correct the list or remove it'
+            f'{folder.relative(path)} lists {counted(len(found), "picture")}, none of which is '
+            f'below {folder.root}, such as {missing[0]}; correct the list or remove it'
         )
     if missing:
         notes.append(

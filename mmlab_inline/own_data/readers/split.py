@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...utils import UserError
-from .data import OwnData, Picture, count
+from ...utils import UserError, counted
+from .data import OwnData, Picture
 
 # Shuffles to choose from; fewer where there are many pictures, which need it less.
 _TRIES = 1000
@@ -63,7 +63,7 @@ def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = Fals
     train, val = split_pictures(pictures, len(data.classes), share, seed)
     if not val:
         raise UserError(
-            f'{data.root} has {count(len(pictures), "annotated picture")} that differ; at least '
+            f'{data.root} has {counted(len(pictures), "annotated picture")} that differ; at least '
             'two are needed, one to train and one to evaluate on'
         )
     data.splits = {'train': train, 'val': val, **tests}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ...utils import UserError
+from ...utils import UserError, counted
 from .data import OwnData, Picture, identifier, make_object
 from .folder import Folder, read_lines, size_of
 from .lists import assign, leave_out_unlisted, listed_pictures, read_lists
@@ -268,8 +268,9 @@ def _object(line: _Line, size: tuple[int, int], num_classes: int, pose: int) -> 
     height, width = size
     if line.label >= num_classes:
         raise UserError(
-            f'{line.place} is of class {line.label}, but there are names for {num_classes} '
-            'classes, counted from 0; add the names to data.yaml or classes.txt'
+            f'{line.place} is of class {line.label}, but there are names for '
+            f'{counted(num_classes, "class")}, counted from 0; add the names to data.yaml or '
+            'classes.txt'
         )
     numbers = line.numbers
     if len(numbers) == 4 or len(numbers) == 4 + pose:
