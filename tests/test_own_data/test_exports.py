@@ -79,9 +79,7 @@ def test_key_points_are_no_corners(tmp_path, line, yaml, form, pose):
 
 def test_polygons_or_key_points_is_asked(tmp_path):
     yolo(tmp_path, POSES['plain'])
-    with pytest.raises(
-        UserError, match=r'line 1 may be .* --format yolo-polygons or --format y'
-    ):
+    with pytest.raises(UserError, match=r'line 1 may be .* --format yolo-polygons or --format y'):
         read_folder(tmp_path, 'det')
     # A line that is no box with points in it decides.
     yolo(tmp_path, POSES['plain'], '0 .1 .1 .3 .1 .3 .4 .1 .4 .1 .3')

@@ -231,7 +231,7 @@ def test_an_existing_folder_is_not_overwritten(data, run):
         (['--task', 'det', '--data', 'pets', '--load-from', 'x.pth'], 'x.pth does not exist'),
         (['--task', 'det', '--data', 'pets', '--base', 'mask-rcn'], 'neither a file nor'),
         (['--task', 'seg', '--data', 'pets', '--base', 'det.py'], 'is not a config of --task seg'),
-        (['--task', 'det', '--data', 'pets', '--classes', 'x'], '--classes has 1 names'),
+        (['--task', 'det', '--data', 'pets', '--classes', 'x'], '--classes has 1 name,'),
         (['--task', 'det', '--data', 'streets'], 'use --task seg'),
         (['--task', 'det', '--data', '.'], 'which stays as it is; give another --out'),
     ],

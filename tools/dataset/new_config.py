@@ -89,6 +89,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--epochs', type=positive, metavar='N', help='default: by the pictures')
     parser.add_argument(
+        '--patience',
+        type=positive,
+        metavar='N',
+        help='stop after N evaluations without a better score',
+    )
+    parser.add_argument(
         '--short-side', type=positive, metavar='N', help='of resized pictures, pixels'
     )
     parser.add_argument('--batch-size', type=positive, metavar='N', help="default: the base's")
@@ -165,9 +171,19 @@ def main() -> int:
             layer_decay=args.layer_decay,
             load_from=args.load_from,
             from_scratch=args.from_scratch,
+            patience=args.patience,
         )
         write_annotations(out, data, args.task)
-        draw_contact_sheet(out / 'contact_sheet.png', data, args.task == 'seg', args.seed)
+        unwritten = draw_contact_sheet(
+            out / 'contact_sheet.png', data, args.task == 'seg', args.seed
+        )
+        if unwritten:
+            numbers = ', '.join(f'{number} {name}' for number, name in unwritten.items())
+            console.print(
+                'note: no font of this system has all letters of the class names; pictures show '
+                f'numbers in their place: {numbers}',
+                markup=False,
+            )
         write_config(config, data, args.task, base, options)
         fatal = check(config, console)
         print_next_steps(config, args, console)
