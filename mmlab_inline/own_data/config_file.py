@@ -332,8 +332,9 @@ def _schedule(out: _Sections, num_pictures: int, cfg: Config, options: Options) 
             'score (box AP, or mIoU); the best checkpoint is kept.'
         )
         score = 'mIoU' if cfg.default_scope == 'mmseg' else 'coco/bbox_mAP'
-        stop = dict(type='EarlyStoppingHook', monitor=score, rule='greater', min_delta=0)
-        stop['patience'] = options.patience
+        stop = dict(type='EarlyStoppingHook', monitor=score, rule='greater')
+        # The hook takes an equal score for a better one where min_delta is 0.
+        stop.update(patience=options.patience, min_delta=1e-6)
         out.add(custom_hooks=[*_plain(cfg.get('custom_hooks') or []), stop])
     wrapper: dict = {}
     if batch != base_batch:

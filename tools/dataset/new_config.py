@@ -185,7 +185,7 @@ def main() -> int:
                 markup=False,
             )
         write_config(config, data, args.task, base, options)
-        fatal = check(config, console)
+        fatal = check(config, args.data, console)
         print_next_steps(config, args, console)
     return int(fatal)
 
@@ -208,7 +208,7 @@ def write_annotations(out: Path, data: OwnData, task: str) -> None:
         write_atomically(out / f'splits/{split}.txt', ('\n'.join(names) + '\n').encode())
 
 
-def check(config: Path, console: Console) -> bool:
+def check(config: Path, source: Path, console: Console) -> bool:
     """Check settings, annotations and image headers; whether a run would stop on them."""
     cfg = load_config(str(config))
     found = check_split(cfg, 'train', fast=True)[0] + check_split(cfg, 'val', fast=True)[0]
@@ -216,6 +216,8 @@ def check(config: Path, console: Console) -> bool:
         for finding in [item for item in found if item.severity == severity][:5]:
             text = f'{severity}: {finding.file}: {finding.problem} -> {finding.remedy}'
             console.print(text, markup=False, highlight=False)
+    if any(finding.severity != 'note' for finding in found):
+        console.print(f'Correct it in {source} and run this again with --overwrite.', markup=False)
     return any(finding.severity == 'fatal' for finding in found)
 
 
