@@ -50,6 +50,7 @@ BOX = '.5 .5 .4 .6'
 POSES = {
     'marked': f'1 {BOX} .4 .4 2 .6 .7 1 0 0 0 .5 .5 2',
     'odd': f'1 {BOX} .4 .4 1 .6 .7 1 .5 .5 0',
+    'astray': f'1 {BOX} .1 .1 2 .9 .9 1',  # points out of the box
     'plain': f'1 {BOX} .4 .4 .6 .7 .5 .5',
 }
 
@@ -59,6 +60,7 @@ POSES = {
     [
         (POSES['marked'], '', None, True),
         (POSES['odd'], '', None, True),
+        (POSES['astray'], '', None, True),
         (POSES['marked'], 'kpt_shape: [4, 3]', None, True),
         (POSES['plain'], 'kpt_shape: [3, 2]', None, True),
         (POSES['plain'], '', 'yolo-pose', True),

@@ -62,6 +62,8 @@ def test_other_pictures_are_named(tmp_path):
         ('x.jpg', 's3://bucket/x.jpg'),
         ('x.jpg', r'D:\set one\x.jpg'),
         ('what?=1.jpg', 'what?=1.jpg'),
+        ('foto 1.jpg', 'foto+1.jpg'),
+        ('foto.jpg', '/data/upload/3/cb06ab12-foto.jpg'),
         ('x.y.jpg', 'x.y'),
     ],
 )
@@ -122,6 +124,7 @@ def test_names_of_lists(stem, split):
         ('ann_dir', 'label map'),
         ('gtFine', 'label map'),
         ('a_segmentations', 'label map'),
+        ('ground_truth', 'label map'),
         ('label_images', 'label map'),
         ('leftImg8bit', 'photograph'),
         ('img_dir', 'photograph'),

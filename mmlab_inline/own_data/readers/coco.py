@@ -172,7 +172,8 @@ def _read_pictures(
                 [number(n, f'{what}: a number of its polygon', EXPORT) for n in polygon]
                 for polygon in (mask if not mask or isinstance(mask[0], list) else [mask])
             ]
-        crowd = int(number(item.get('iscrowd') or 0, f'{what}: iscrowd', EXPORT))
+        crowd = item.get('iscrowd') or 0
+        crowd = int(crowd is True or number(crowd, f'{what}: iscrowd', EXPORT))
         made = make_object(label, picture.size, box, mask, crowd)
         if made:
             picture.objects.append(made)

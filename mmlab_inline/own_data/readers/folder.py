@@ -135,9 +135,7 @@ class Folder:
         Raises:
             UserError: Several are as near.
         """
-        # The path may be a part of a URL's query.
-        texts = (name, *reversed(re.split('[?&=#]', name))) if set('?=#') & set(name) else (name,)
-        parts = next((p for p in map(path_parts, texts) if p and p[-1] in self._by_name), ())
+        found, parts = self._called(name)
         split, place = self.split_of(near, with_name=True), self._place(near)
         last = re.split(r'[/\\]', name)[-1]
 
@@ -150,8 +148,17 @@ class Folder:
             alike = self.split_of(path) == split, self._place(path) == place
             return role in _PICTURES, exact, end, *alike, role == 'photograph', common
 
-        found = self._by_name[parts[-1]] if parts else []
-        return self._best(found, nearness, f'{self.relative(near)} names {name}, which') or None
+        return self._best(found, nearness, f'{self.relative(near)} names {name}, which')
+
+    def _called(self, name: str) -> tuple[list[Path], tuple[str, ...]]:
+        """The pictures of a name and the path in it, which may be a part of a URL's query."""
+        for text in (name, *reversed(re.split('[?&=#]', name)), name.replace('+', ' ')):
+            *above, last = path_parts(text) or ('',)
+            # Label Studio puts eight digits before the names of uploaded files.
+            for key in (last, re.sub('^[0-9a-f]{8}-', '', last)):
+                if key in self._by_name:
+                    return self._by_name[key], (*above, key)
+        return [], ()
 
     def picture_of(self, label_map: Path) -> Path | None:
         """The photograph that a label map belongs to, by the names of both and of their folders.

@@ -22,7 +22,7 @@ _SPLIT_WORDS = {
 _PHOTOGRAPHS = frozenset({'rgb'}).union(
     *({w, w + 's'} for w in ('image', 'img', 'photo', 'photograph', 'picture', 'pic'))
 )
-_LABEL_MAPS = frozenset({'gt', 'groundtruth', 'semantic', 'segmentationclass'}).union(
+_LABEL_MAPS = frozenset({'gt', 'groundtruth', 'truth', 'semantic', 'segmentationclass'}).union(
     *({w, w + 's'} for w in ('annotation', 'ann', 'annot', 'label', 'mask', 'seg', 'segmentation'))
 )
 # Label maps of single objects, and pictures made to look at: nothing here reads them.
@@ -31,7 +31,7 @@ _SHOWN = frozenset({'vis', 'viz'}).union(
     *({w, w + 's'} for w in ('visualization', 'visualisation', 'overlay', 'preview', 'thumbnail'))
 )
 _COLOURS = {'color', 'colors', 'colour', 'colours'}
-_FILLERS = {'dir', 'folder', 'data', 'set', 'png', 'jpeg'}
+_FILLERS = {'dir', 'ground', 'folder', 'data', 'set', 'png', 'jpeg'}
 _LIST_FILLERS = {'', 'autosplit', 'list', 'set', 'split', 'images', 'files', 'names', 'ids', 'data'}
 
 

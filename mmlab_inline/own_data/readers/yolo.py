@@ -239,28 +239,26 @@ def _points_of_pose(lines: Sequence[_Line], described: dict, dialect: str | None
     shape = described.get('kpt_shape')
     if dialect == 'pose' or (isinstance(shape, list) and count == math.prod(shape)):
         return count
-    fitting = [d for d in (2, 3) if count % d == 0 and all(_holds_its_points(p, d) for p in long)]
-    # No corner of a polygon lies at 2, the mark of a visible point.
-    if fitting and count % 2 == 0 and not any(2 in line.numbers[6::3] for line in long):
+    # Marks of key points, 0, 1 or 2 if seen; no corner of a polygon lies at 2.
+    marks = {mark for line in long for mark in line.numbers[6::3]} if count % 3 == 0 else {-1}
+    if marks <= {0, 1, 2} and (count % 2 or 2 in marks):
+        return count
+    if marks <= {0, 1, 2} or (count % 2 == 0 and all(map(_holds_its_points, long))):
         raise UserError(
             f'{long[0].place} may be a polygon or a box with key points, as may all the lines; '
             'choose by --format yolo-polygons or --format yolo-pose'
         )
-    return count if fitting else 0
+    return 0
 
 
-def _holds_its_points(line: _Line, dimensions: int) -> bool:
-    """Whether a line may be a box in the picture with points in it: x, y, and 0, 1 or 2 if seen."""
+def _holds_its_points(line: _Line) -> bool:
+    """Whether a line may be a box in the picture, and points in the box."""
     x, y, width, height, *rest = line.numbers
-    points = [rest[n : n + dimensions] for n in range(0, len(rest), dimensions)]
-    seen = [p[:2] for p in points if p[2:] != [0] and p[:2] != [0, 0]]
-    return (
-        all(abs(at - 0.5) + side / 2 < 0.5 + _SLACK for at, side in ((x, width), (y, height)))
-        and {p[2] for p in points if len(p) > 2} <= {0, 1, 2}
-        and all(
-            abs(px - x) < width / 2 + _SLACK and abs(py - y) < height / 2 + _SLACK
-            for px, py in seen
-        )
+    sides = (x, width, rest[::2]), (y, height, rest[1::2])
+    return all(
+        abs(at - 0.5) + side / 2 < 0.5 + _SLACK
+        and all(abs(point - at) < side / 2 + _SLACK for point in points if point)
+        for at, side, points in sides
     )
 
 
