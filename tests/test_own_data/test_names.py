@@ -169,6 +169,11 @@ def test_words_of_folders(name, role):
             'gtFine/val/ulm/ulm_0_gtFine_labelTrainIds.png',
             ['gtFine/val/ulm/ulm_0_gtFine_labelIds.png'],
         ),
+        (
+            'leftImg8bit/train/ulm/ulm_0_leftImg8bit.png',
+            'gtFine/train/ulm/ulm_0_gtFine_labelTrainIds.png',
+            ['gtFine/train/ulm/ulm_0_gtFine_labelIds.png'],
+        ),
     ],
 )
 def test_one_photograph_per_label_map(tmp_path, photograph, label_map, others):

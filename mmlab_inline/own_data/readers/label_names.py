@@ -10,7 +10,7 @@ from .folder import Folder, read_lines
 IGNORED = 255
 _FILES = (
     *('labelmap.txt', 'label_map.txt', '_classes.csv', 'class_names.txt', 'classes.txt'),
-    *('objectinfo150.txt', 'label_names.txt'),
+    'objectinfo150.txt',
 )
 _BACKGROUND = 'background'
 # Values that differ so much are black and white, not numbers of classes.

@@ -97,8 +97,7 @@ def place(folders: Sequence[str]) -> tuple[str, ...]:
 
 def preference(name: str) -> int:
     """Which of several label maps of one picture counts: training ids, others, colours."""
-    words = _words(name)
-    return 2 * bool(words & _COLOURS) - ('train' in words and 'ids' in words)
+    return 2 * bool(_words(name) & _COLOURS) - ('trainids' in name.lower())
 
 
 def _tells(piece: str) -> bool:

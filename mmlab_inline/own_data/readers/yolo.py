@@ -1,6 +1,5 @@
 """YOLO's text files: a line per object, its box or its polygon in parts of the picture."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -236,8 +235,8 @@ def _points_of_pose(lines: Sequence[_Line], described: dict, dialect: str | None
     if dialect == 'polygons' or len(counts) != 1:
         return 0
     (count,) = counts
-    shape = described.get('kpt_shape')
-    if dialect == 'pose' or (isinstance(shape, list) and count == math.prod(shape)):
+    shape = described.get('kpt_shape')  # number of points, and numbers of each
+    if dialect == 'pose' or shape in [[count / d, d] for d in (2, 3)]:
         return count
     # Marks of key points, 0, 1 or 2 if seen; no corner of a polygon lies at 2.
     marks = {mark for line in long for mark in line.numbers[6::3]} if count % 3 == 0 else {-1}
