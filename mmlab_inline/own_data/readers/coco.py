@@ -1,7 +1,7 @@
 """COCO instances, as exported by Roboflow, CVAT, Label Studio and others, in and out."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,20 +13,20 @@ from .folder import Folder, size_of
 _LISTS = ('images', 'annotations', 'categories')
 
 
-def find_coco(folder: Folder) -> list[Path]:
-    """The files below a folder that hold COCO instances."""
-    found = []
+def find_coco(folder: Folder) -> dict[Path, dict]:
+    """The files below a folder that hold COCO instances, with their content."""
+    found = {}
     for path in folder.with_suffix('.json'):
         try:
             content = json.loads(path.read_bytes())
         except ValueError:
             raise UserError(f'{path} is no JSON; export it again or remove it') from None
         if isinstance(content, dict) and all(isinstance(content.get(k), list) for k in _LISTS):
-            found.append(path)
+            found[path] = content
     return found
 
 
-def read_coco(folder: Folder, files: Sequence[Path]) -> OwnData:
+def read_coco(folder: Folder, files: Mapping[Path, Mapping]) -> OwnData:
     """Read COCO instances.
 
     Splits come from the names of the files and of the folders that they lie in.
@@ -38,16 +38,14 @@ def read_coco(folder: Folder, files: Sequence[Path]) -> OwnData:
     Raises:
         UserError: The files contradict each other or are damaged, or pictures are missing.
     """
-    contents = {}
-    for split, path in _one_file_per_split(folder, files).items():
-        contents[split] = json.loads(path.read_bytes()), path
+    splits = _one_file_per_split(folder, files)
     data = OwnData(folder.root, 'COCO', [], {})
-    for content, path in contents.values():
+    for path in splits.values():
         with _told_as_damage(path):
-            data.classes += [n for n in _names(content).values() if n not in data.classes]
-    for split, (content, path) in contents.items():
+            data.classes += [n for n in _names(files[path]).values() if n not in data.classes]
+    for split, path in splits.items():
         with _told_as_damage(path):
-            data.splits[split] = _read_pictures(folder, content, path, data.classes)
+            data.splits[split] = _read_pictures(folder, files[path], path, data.classes)
     return data
 
 
@@ -73,7 +71,7 @@ def write_coco(path: Path, data: OwnData, pictures: Sequence[Picture]) -> None:
     write_atomically(path, json.dumps(content).encode())
 
 
-def _one_file_per_split(folder: Folder, files: Sequence[Path]) -> dict[str | None, Path]:
+def _one_file_per_split(folder: Folder, files: Iterable[Path]) -> dict[str | None, Path]:
     chosen: dict[str | None, Path] = {}
     for path in files:
         split = folder.split_of(path, with_name=True)

@@ -94,7 +94,9 @@ def _read_objects(folder: Folder, task: str, form: str | None) -> OwnData:
         if form in (None, name) and (files := find(folder))
     }
     if len(found) > 1:
-        places = ', '.join(f'{name} ({folder.relative(f[0])})' for name, f in found.items())
+        places = ', '.join(
+            f'{name} ({folder.relative(next(iter(f)))})' for name, f in found.items()
+        )
         raise UserError(f'{folder.root} holds several formats: {places}; choose one by --format')
     if not found:
         if task == 'det' and any(folder.label_maps().values()):

@@ -92,7 +92,9 @@ def resolve_coding(
     # An unnamed 255 is what to ignore, unless there is nothing beside it but 0.
     known = greys | ({IGNORED, 0} if set(shares) - {0, IGNORED} else set())
     by_grey = bool(greys & (set(shares) - {0})) and set(shares) <= known
-    two = None if coloured or by_grey or (names is not None and len(names) > 2) else _pair(shares)
+    # Numbers that names stand for are no stray values.
+    numbered = coloured or 0 < max(present, default=0) <= len(names or ())
+    two = None if numbered or by_grey or len(names or ()) > 2 else _pair(shares)
     if coloured or by_grey or set(shares) <= greys:
         classes, coding = _number(names)
         if not coloured:
@@ -101,7 +103,7 @@ def resolve_coding(
         given = _in_order(names) or ['foreground']
         classes = given if len(given) == 2 else [_BACKGROUND, *given]
         dark, bright = two
-        coding = {value: int(value - dark > bright - value) for value in shares}
+        coding = {value: int(value - dark > bright - value) for value in {*shares, *two}}
         if set(shares) <= {0, IGNORED}:
             notes.append(f'label maps hold 0 and 255 only: 0 is {classes[0]}, 255 {classes[1]}')
         else:
@@ -156,6 +158,8 @@ def resolve_coding(
 
 def _pair(shares: Mapping[int, float]) -> tuple[int, int] | None:
     """Dark and bright value of label maps of two values but for stray or smoothed pixels."""
+    if set(shares) <= {0, IGNORED}:
+        return 0, IGNORED
     if len(shares) < 2:
         return None
     dark, bright = sorted(sorted(shares, key=shares.get)[-2:])

@@ -1,6 +1,6 @@
 """Pascal VOC's XML files of boxes, as LabelImg, CVAT and others write them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,20 +12,20 @@ from .lists import leave_out_unlisted, read_lists
 _EXPORT = 'export it again as Pascal VOC'
 
 
-def find_voc(folder: Folder) -> list[Path]:
-    """The XML files below a folder that annotate a picture."""
-    found = []
+def find_voc(folder: Folder) -> dict[Path, ElementTree.Element]:
+    """The XML files below a folder that annotate a picture, with their roots."""
+    found = {}
     for path in folder.with_suffix('.xml'):
         try:
             root = ElementTree.parse(path).getroot()
         except (ElementTree.ParseError, LookupError, ValueError):  # the last two: its encoding
             raise UserError(f'{path} is no XML in UTF-8; export it again or remove it') from None
         if root.tag == 'annotation':
-            found.append(path)
+            found[path] = root
     return found
 
 
-def read_voc(folder: Folder, files: Sequence[Path]) -> OwnData:
+def read_voc(folder: Folder, files: Mapping[Path, ElementTree.Element]) -> OwnData:
     """Read Pascal VOC's boxes.
 
     Corners are pixels counted from 1, both inside of the box; objects marked difficult become
@@ -39,14 +39,13 @@ def read_voc(folder: Folder, files: Sequence[Path]) -> OwnData:
     Raises:
         UserError: A file is damaged or its picture missing.
     """
-    trees = {path: ElementTree.parse(path).getroot() for path in files}
     classes = sorted(
-        {_text(item, 'name', path) for path, root in trees.items() for item in root.iter('object')}
+        {_text(item, 'name', path) for path, root in files.items() for item in root.iter('object')}
     )
     data = OwnData(folder.root, 'Pascal VOC', classes, {})
     lists = read_lists(folder, 'Main', data.notes)
     missing = []
-    for path, root in trees.items():
+    for path, root in files.items():
         name = (root.findtext('filename') or '').strip() or path.stem
         # Renamed pictures keep their old name inside of the file.
         found = folder.find_picture(path.stem, path) or folder.find_picture(name, path)
@@ -69,7 +68,7 @@ def read_voc(folder: Folder, files: Sequence[Path]) -> OwnData:
             iscrowd = int((item.findtext('difficult') or '').strip().lower() in ('1', 'true'))
             picture.objects.append(make_object(label, picture.size, extent, iscrowd=iscrowd))
         data.splits.setdefault(split, []).append(picture)
-    folder.refuse_missing(missing, len(trees), 'the XML files')
+    folder.refuse_missing(missing, len(files), 'the XML files')
     leave_out_unlisted(data, lists, 'ImageSets/Main')
     return data
 
