@@ -228,6 +228,21 @@ def test_pictures_beside_a_val_folder_are_trained_on(tmp_path):
     assert names_of(data) == dict(val=list('abc'), train=list('abc'))
 
 
+def test_a_list_of_test_alone_leaves_the_folders_be(tmp_path):
+    yolo_folder(tmp_path, splits=('train', 'val'))
+    (tmp_path / 'test.txt').write_text('images/train/a.jpg')
+    data = read_folder(tmp_path, 'det')
+    assert names_of(data) == dict(train=['b', 'c'], val=list('abc'), test=['a'])
+
+
+def test_lists_beside_one_coco_file(tmp_path):
+    coco(tmp_path, coco_content('abcd'))
+    (tmp_path / 'train.txt').write_text('a.jpg\nb.jpg\nc.jpg')
+    (tmp_path / 'val.txt').write_text('images/d.jpg')
+    data = read_folder(tmp_path, 'det')
+    assert names_of(data) == dict(train=list('abc'), val=['d'])
+
+
 def coco(root, content):
     write_json(root / 'a.json', content)
     for seed, image in enumerate(content['images']):

@@ -50,6 +50,7 @@ class OwnData:
         splits: Pictures by ``'train'``, ``'val'``, ``'test'``, or ``None`` where nothing tells.
         coding: Label of each value or ``(r, g, b)`` in the label maps, 255 to ignore it.
         notes: What the user should know about how the folder was read.
+        listed: Split of each picture as a description of the data gives it; None: there is none.
     """
 
     root: Path
@@ -58,6 +59,7 @@ class OwnData:
     splits: dict[str | None, list[Picture]]
     coding: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    listed: dict[Path, str] | None = None
 
     def pictures(self) -> Iterator[Picture]:
         """The pictures of all splits."""

@@ -10,6 +10,7 @@ from .data import OwnData, complete_masks, listed
 from .folder import Folder
 from .label_maps import read_label_maps, to_label_maps
 from .label_names import IGNORED, Names, read_names
+from .lists import split_by_lists
 from .voc import find_voc, read_voc
 from .yolo import find_yolo, read_yolo
 
@@ -69,6 +70,7 @@ def read_folder(
                     f'{", ".join(data.classes)}'
                 )
             data.classes = list(classes)
+    split_by_lists(data, folder, 'Segmentation' if maps else 'Main')
     data.notes[:0] = folder.notes
     pictures = list(data.pictures())
     if not any(picture.amounts() for picture in pictures):

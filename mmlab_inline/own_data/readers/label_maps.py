@@ -16,7 +16,6 @@ from ...utils import UserError, write_atomically
 from .data import OwnData, Picture, has_masks, mask_of
 from .folder import Folder, size_of
 from .label_names import IGNORED, Names, find_names, resolve_coding
-from .lists import leave_out_unlisted, read_lists
 
 # Below this share of the picture a region is a speck.
 _SPECK = 1e-4
@@ -30,8 +29,6 @@ def read_label_maps(
 ) -> OwnData:
     """Read pictures with label maps.
 
-    Splits come from lists of pictures, else from the names of the folders.
-
     Args:
         folder: Where both lie.
         files: As :meth:`Folder.label_maps` returns them.
@@ -42,7 +39,6 @@ def read_label_maps(
         UserError: Pictures and label maps do not fit together, or no class can be made of them.
     """
     data = OwnData(folder.root, 'label maps', [], {})
-    lists = read_lists(folder, 'Segmentation', data.notes)
     amounts: Counter = Counter()
     pairs = sorted((picture, path) for path, picture in files.items() if picture)
     for path, label_map in pairs:
@@ -55,7 +51,7 @@ def read_label_maps(
             )
         picture.pixels = _count(pixels)
         amounts += picture.pixels
-        split = lists.get(path) if lists else folder.split_of(path) or folder.split_of(label_map)
+        split = folder.split_of(path) or folder.split_of(label_map)
         data.splits.setdefault(split, []).append(picture)
     alone = [p for p in folder.may_be_photographs(folder.pictures) if p not in dict(pairs)]
     if not amounts:
@@ -70,7 +66,6 @@ def read_label_maps(
         if left_out:
             example = folder.relative(left_out[0])
             data.notes.append(f'{what}, left out: {len(left_out)}, such as {example}')
-    leave_out_unlisted(data, lists, 'ImageSets/Segmentation')
     coloured = any(isinstance(value, tuple) and len(set(value)) > 1 for value in amounts)
     shares = {value: count / amounts.total() for value, count in _alike(amounts, coloured).items()}
     example = str(next(data.pictures()).label_map)

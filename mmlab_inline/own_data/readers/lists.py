@@ -82,8 +82,31 @@ def assign(members: Mapping[str, set[Path]], notes: list[str]) -> dict[Path, str
     return splits
 
 
-def leave_out_unlisted(data: OwnData, splits: Mapping[Path, str], where: str) -> None:
-    """Take pictures out that no list names, where a list says what to train on."""
-    if 'train' in splits.values() and None in data.splits:
-        left_out = len(data.splits.pop(None))
-        data.notes.append(f'pictures in no list of {where}, left out: {left_out}')
+def split_by_lists(data: OwnData, folder: Folder, kind: str) -> None:
+    """Put pictures into the splits that a description or lists name, where there is one.
+
+    Args:
+        data: The data, in the splits that the names of folders and files tell; altered.
+        folder: Where they lie.
+        kind: As in :func:`read_lists`.
+
+    Raises:
+        UserError: No line of a list is a picture.
+    """
+    if data.format == 'COCO' and data.splits.keys() - {None}:
+        return  # a file for each split
+    splits = data.listed
+    splits = read_lists(folder, kind, data.notes) if splits is None else splits
+    if not splits:
+        return
+    told, data.splits = data.splits, {}
+    whole = 'train' in splits.values()
+    for split, pictures in told.items():
+        for picture in pictures:
+            chosen = splits.get(picture.path, None if whole else split)
+            data.splits.setdefault(chosen, []).append(picture)
+    if whole and None in data.splits:
+        data.notes.append(
+            f'pictures in no list of {"the .yaml" if data.listed else f"ImageSets/{kind}"}, left '
+            f'out: {len(data.splits.pop(None))}'
+        )

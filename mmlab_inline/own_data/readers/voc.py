@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 from ...utils import UserError
 from .data import OwnData, Picture, make_object, number
 from .folder import Folder, size_of
-from .lists import leave_out_unlisted, read_lists
 
 _EXPORT = 'export it again as Pascal VOC'
 
@@ -29,8 +28,7 @@ def read_voc(folder: Folder, files: Mapping[Path, ElementTree.Element]) -> OwnDa
     """Read Pascal VOC's boxes.
 
     Corners are pixels counted from 1, both inside of the box; objects marked difficult become
-    crowds, which neither training nor evaluation counts. Classes are in alphabetical order. Splits
-    come from lists of pictures, else from the names of the folders.
+    crowds, which neither training nor evaluation counts. Classes are in alphabetical order.
 
     Args:
         folder: Where the pictures lie too.
@@ -43,7 +41,6 @@ def read_voc(folder: Folder, files: Mapping[Path, ElementTree.Element]) -> OwnDa
         {_text(item, 'name', path) for path, root in files.items() for item in root.iter('object')}
     )
     data = OwnData(folder.root, 'Pascal VOC', classes, {})
-    lists = read_lists(folder, 'Main', data.notes)
     missing = []
     for path, root in files.items():
         name = (root.findtext('filename') or '').strip() or path.stem
@@ -52,7 +49,6 @@ def read_voc(folder: Folder, files: Mapping[Path, ElementTree.Element]) -> OwnDa
         if found is None:
             missing.append(name)
             continue
-        split = lists.get(found) if lists else folder.split_of(path)
         # As annotated: check_image finds pictures that load otherwise, such as turned ones.
         size = [int(_number(root, f'size/{side}', path, '0')) for side in ('height', 'width')]
         picture = Picture(found, tuple(size) if all(size) else size_of(found))
@@ -67,9 +63,8 @@ def read_voc(folder: Folder, files: Mapping[Path, ElementTree.Element]) -> OwnDa
             extent = left - 1, top - 1, right - left + 1, bottom - top + 1
             iscrowd = int((item.findtext('difficult') or '').strip().lower() in ('1', 'true'))
             picture.objects.append(make_object(label, picture.size, extent, iscrowd=iscrowd))
-        data.splits.setdefault(split, []).append(picture)
+        data.splits.setdefault(folder.split_of(path), []).append(picture)
     folder.refuse_missing(missing, len(files), 'the XML files')
-    leave_out_unlisted(data, lists, 'ImageSets/Main')
     return data
 
 

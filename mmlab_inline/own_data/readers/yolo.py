@@ -10,7 +10,7 @@ import yaml
 from ...utils import UserError, counted
 from .data import OwnData, Picture, identifier, make_object
 from .folder import Folder, read_lines, size_of
-from .lists import assign, leave_out_unlisted, listed_pictures, read_lists
+from .lists import assign, listed_pictures
 from .names import list_split, normal, path_parts
 
 _NAME_FILES = ('classes.txt', 'obj.names', 'classes.names')
@@ -39,8 +39,7 @@ def read_yolo(folder: Folder, files: Sequence[Path], dialect: str | None = None)
 
     Lines are ``class x y width height`` (centre first), perhaps with key points, or
     ``class x1 y1 x2 y2 x3 y3 ...``, all but the class in parts of the picture. A picture without a
-    file has no object. Names come from a .yaml or classes.txt, splits from the .yaml, else from
-    lists of pictures, else from the names of the folders.
+    file has no object. Names come from a .yaml or classes.txt, splits from the .yaml too.
 
     Args:
         folder: Where the pictures lie too.
@@ -78,9 +77,8 @@ def read_yolo(folder: Folder, files: Sequence[Path], dialect: str | None = None)
     pose = _points_of_pose(every, described, dialect)
     if pose:
         notes.append('lines hold key points, which are left out: the boxes are read')
-    splits = _described_splits(folder, path, described, notes) if path else None
-    splits = read_lists(folder, 'Main', notes) if splits is None else splits
     data = OwnData(folder.root, 'YOLO', classes, {}, notes=notes)
+    data.listed = _described_splits(folder, path, described, notes) if path else None
     annotated = {normal(picture.stem) for picture in texts}
     places = {picture.parent for picture in texts}
     copies = 0
@@ -93,15 +91,14 @@ def read_yolo(folder: Folder, files: Sequence[Path], dialect: str | None = None)
             continue
         size = size_of(picture)
         make = partial(_object, size=size, num_classes=len(classes), pose=pose)
-        split = splits.get(picture) if splits else folder.split_of(picture)
         objects = list(map(make, lines.get(picture, ())))
-        data.splits.setdefault(split, []).append(Picture(picture, size, objects))
+        made = Picture(picture, size, objects)
+        data.splits.setdefault(folder.split_of(picture), []).append(made)
     if copies:
         notes.append(
             'pictures called as annotated ones, in folders where none is annotated, left out: '
             f'{copies}'
         )
-    leave_out_unlisted(data, splits, path.name if path else 'pictures')
     return data
 
 
