@@ -277,6 +277,10 @@ def test_ids_and_numbers_as_text(tmp_path):
         (dict(segmentation=[[1, 1, 9, 9, 1, -math.inf]]), 'a number of its polygon is -inf'),
         (dict(segmentation=[[1, 1, 9, 9, 1, 'x']]), "a number of its polygon is 'x'"),
         (dict(iscrowd='no'), "iscrowd is 'no'"),
+        (
+            dict(segmentation=dict(size=[HEIGHT, WIDTH], counts=[9, math.nan])),
+            'annotation 1: a number of its run lengths is nan',
+        ),
         (dict(images=[dict(id=0, file_name='a.jpg', width='wide', height=3)]), "0 is 'wide'"),
         (dict(category_id='cat'), "annotation 1 has category_id 'cat', which"),
     ],

@@ -184,7 +184,10 @@ def test_one_photograph_per_label_map(tmp_path, photograph, label_map, others):
 @pytest.mark.parametrize(
     ('names', 'words'),
     [
-        (('left/a.jpg', 'right/a.jpg', 'masks/a.png'), r'may be left/a\.jpg or right/a\.jpg'),
+        (
+            ('left/a.jpg', 'right/a.jpg', 'masks/a.png'),
+            r'may be left/a\.jpg or right/a\.jpg; name .* --im',
+        ),
         (('images/a.jpg', 'images/a.png', 'masks/a.png'), r'images/a\.jpg or images/a\.png'),
         (('a.jpg', 'masks/a.png', 'labels/a.png'), r'labels/a\.png and masks/a\.png may both be'),
     ],

@@ -170,6 +170,15 @@ def _read_pictures(
                 [number(n, f'{what}: a number of its polygon', EXPORT) for n in polygon]
                 for polygon in (mask if not mask or isinstance(mask[0], list) else [mask])
             ]
+        elif isinstance(mask, Mapping) and isinstance(mask['counts'], list):
+            lengths = {
+                key: [
+                    int(number(n, f'{what}: a number of its run lengths', EXPORT))
+                    for n in mask[key]
+                ]
+                for key in ('size', 'counts')
+            }
+            mask = {**mask, **lengths}
         crowd = item.get('iscrowd') or 0
         crowd = int(crowd is True or number(crowd, f'{what}: iscrowd', EXPORT))
         made = make_object(label, picture.size, box, mask, crowd)

@@ -184,7 +184,8 @@ class Folder:
             found = [path for path in self._by_stem.get(stem, ()) if fits(path)]
             if found:
                 what = f'{self.relative(label_map)} has a picture that'
-                return self._best(found, nearness, what)
+                remedy = 'name the folder of the photographs by --images, or leave one file'
+                return self._best(found, nearness, what, remedy)
         return None
 
     def label_maps(self) -> dict[Path, Path | None]:
@@ -251,13 +252,17 @@ class Folder:
             raise UserError(f'{name} is no folder below {self.root}')
         return found
 
-    def _best(self, found: Sequence[Path], rank: Callable, what: str) -> Path | None:
+    def _best(
+        self,
+        found: Sequence[Path],
+        rank: Callable,
+        what: str,
+        remedy: str = 'give the pictures names of their own, or leave one of them in the folder',
+    ) -> Path | None:
         ranked = sorted(found, key=rank)
         if len(ranked) > 1 and rank(ranked[-1]) == rank(ranked[-2]):
-            raise UserError(
-                f'{what} may be {self.relative(ranked[-2])} or {self.relative(ranked[-1])}; give '
-                'the pictures names of their own, or leave one of them in the folder'
-            )
+            first, second = map(self.relative, ranked[-2:])
+            raise UserError(f'{what} may be {first} or {second}; {remedy}')
         return ranked[-1] if ranked else None
 
 
