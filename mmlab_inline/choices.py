@@ -26,4 +26,4 @@ EXPORT_FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}
 EXPORT_PARTS = ('model', 'backbone')
 
 # Of tools/dataset/new_config.py.
-DATA_FORMATS = ('coco', 'yolo', 'voc', 'label-maps')
+DATA_FORMATS = ('coco', 'yolo', 'voc', 'yolo-polygons', 'yolo-pose', 'label-maps')

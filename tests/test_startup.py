@@ -74,4 +74,4 @@ def test_choices_are_what_there_is():
     assert {cls for cls, _ in choices.BACKBONES.values()} == set(backbones.__all__)
     for cls, alias in choices.BACKBONES.values():
         assert alias in vars(sys.modules[getattr(backbones, cls).__module__])['ALIASES']
-    assert (*formats._OBJECTS, 'label-maps') == choices.DATA_FORMATS
+    assert (*formats._OBJECTS, *formats._DIALECTS, 'label-maps') == choices.DATA_FORMATS

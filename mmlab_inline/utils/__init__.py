@@ -6,7 +6,7 @@ from .atomic import write_atomically, written_atomically
 from .errors import UserError, exit_on_user_error, one_line
 from .lazy import lazy_names
 from .names import check_keywords, did_you_mean, one_of
-from .numbers import check_positive
+from .numbers import check_positive, counted
 
 if TYPE_CHECKING:
     from .safe_load import (
@@ -25,6 +25,7 @@ __all__ = [
     'check_keywords',
     'check_positive',
     'compare_state_dict',
+    'counted',
     'did_you_mean',
     'exit_on_user_error',
     'lazy_names',

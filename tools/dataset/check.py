@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.datasets.checks import Finding, check_split
 from mmlab_inline.datasets.checks.finding import SEVERITIES
-from mmlab_inline.utils import UserError, exit_on_user_error
+from mmlab_inline.utils import UserError, counted, exit_on_user_error
 
 SPLITS = ('train', 'val', 'test')
 
@@ -79,7 +79,7 @@ def main() -> int:
             continue
         checked.append((settings, split))
         findings, count, reading = check_with_bar(cfg, split, args)
-        print(f'{split}: {count} images')
+        print(f'{split}: {counted(count, "image")}')
         for finding in findings:
             found.setdefault(finding, []).append(split)
         images += count
