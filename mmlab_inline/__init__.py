@@ -1,8 +1,10 @@
 """InLine attention backbones for dense prediction with mmdet and mmseg."""
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import environment
 from .utils import lazy_names
 from .version import __version__
 
@@ -18,6 +20,10 @@ __all__ = [
     'build_attention',
     'list_attentions',
 ]
+
+_TOOLS = [environment.PACKAGE.parent / 'tools', environment.PACKAGE / '.mim' / 'tools']
+if any(Path(sys.argv[0]).resolve().is_relative_to(folder) for folder in _TOOLS if sys.argv[0]):
+    sys.excepthook = environment.explain_import_error
 
 # Torch comes with the first of these that is used: --help of the tools does without.
 _PLACES = {

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
+from types import TracebackType
 
 PACKAGE = Path(__file__).resolve().parent
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmcv._ext', 'mmdet', 'mmseg')
@@ -255,6 +256,21 @@ def report() -> Iterator[str]:
         yield 'problem: ' + problem.replace('\n', ' ')
     if not problems + failures:
         yield 'no problem found'
+
+
+def explain_import_error(kind: type, error: BaseException, trace: TracebackType | None) -> None:
+    """``sys.excepthook`` of the tools: a library that does not import is one line and status 2.
+
+    The line is the first problem of the report. With MMLAB_INLINE_TRACEBACK=1, and where the report
+    knows none, it is Python's traceback.
+    """
+    if issubclass(kind, ImportError) and os.environ.get('MMLAB_INLINE_TRACEBACK') != '1':
+        problem = next(find_problems(probe_modules(), installed_distributions()), None)
+        if problem:
+            sys.stdout.flush()
+            print(f'error: {problem}', file=sys.stderr, flush=True)
+            os._exit(2)  # a hook cannot choose the status otherwise
+    sys.__excepthook__(kind, error, trace)
 
 
 def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator[str]:

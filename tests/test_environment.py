@@ -233,6 +233,25 @@ def test_package_on_a_library_that_does_not_import(tmp_path):
     assert last.endswith('libcudart.so: no such file; python -m mmlab_inline says what to do')
 
 
+def test_tool_on_a_library_that_does_not_import(tmp_path):
+    """It ends with the first problem of the report."""
+    slow = {f'{name}.py': '' for name in ('mmdet', 'mmseg')}  # to import for the report
+    error = 'operator torchvision::nms does not exist'
+    write_modules(tmp_path, {**slow, 'torchvision.py': f'raise RuntimeError("{error}")'})
+    command = [sys.executable, str(ROOT / 'tools/infer.py'), 'config.py', 'x.pth', 'x.png']
+    env = {**os.environ, 'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count('\n') == 1
+    assert done.stderr.startswith(f'error: torchvision does not import: RuntimeError: {error}; ')
+
+
+def test_import_error_that_is_not_of_the_environment(monkeypatch, capsys):
+    monkeypatch.setattr(environment, 'probe_modules', dict)
+    monkeypatch.setattr(environment, 'installed_distributions', dict)
+    environment.explain_import_error(ImportError, ImportError('mine'), None)
+    assert capsys.readouterr().err == 'ImportError: mine\n'
+
+
 def test_package_run_as_a_module_imports_everything(tmp_path):
     """Only the report does without: other programs started by -m get the whole package."""
     source = 'from mmlab_inline import InLinePVT'
