@@ -8,8 +8,9 @@ from .config import check_options, drop_pretrained, load_config
 from .fsdp import ShardedStrategy, StrategyRunner
 from .layer_decay import LayerDecayConstructor
 from .load_from import prepare_load_from
+from .model import build_model, load_weights
 from .non_finite_loss_hook import NonFiniteLossHook
-from .preflight import check_data, check_pretrained, load_weights
+from .preflight import check_data, check_pretrained
 from .processes import (
     BroadcastStatisticsHook,
     end_processes,
@@ -32,6 +33,7 @@ __all__ = [
     'ShardedStrategy',
     'StrategyRunner',
     'TerminationHook',
+    'build_model',
     'check_data',
     'check_options',
     'check_pretrained',

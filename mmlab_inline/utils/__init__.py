@@ -8,9 +8,10 @@ from .safe_load import (
     CheckpointError,
     UnsafeCheckpointError,
     load_checkpoint,
+    read_weights,
     unwrap_state_dict,
 )
-from .state_dicts import Difference, compare_state_dict
+from .state_dicts import Difference, compare_state_dict, of_another_model
 
 __all__ = [
     'CheckpointError',
@@ -23,8 +24,10 @@ __all__ = [
     'did_you_mean',
     'exit_on_user_error',
     'load_checkpoint',
+    'of_another_model',
     'one_line',
     'one_of',
+    'read_weights',
     'unwrap_state_dict',
     'write_atomically',
     'written_atomically',
