@@ -2,11 +2,11 @@
 
 from .allocator import keep_freed_memory
 from .amp import enable_amp
+from .backbone_constructor import BackboneConstructor, LayerDecayConstructor
 from .checkpoint_hook import AtomicCheckpointHook
 from .cli import ArgumentParser, load_run_config
 from .config import check_options, drop_pretrained, load_config
 from .fsdp import ShardedStrategy, StrategyRunner
-from .layer_decay import LayerDecayConstructor
 from .load_from import prepare_load_from
 from .model import build_model, load_weights
 from .non_finite_loss_hook import NonFiniteLossHook
@@ -25,6 +25,7 @@ from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLo
 __all__ = [
     'ArgumentParser',
     'AtomicCheckpointHook',
+    'BackboneConstructor',
     'BroadcastStatisticsHook',
     'LayerDecayConstructor',
     'NonFiniteLossHook',
