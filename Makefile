@@ -4,9 +4,9 @@ PYTHON := .venv/bin/python
 
 # Any Python can start the set-up script, which finds the one to build on (BASE_PYTHON overrides).
 # A candidate must run: a pyenv shim may exist and only print a message.
-LAUNCHER = $(shell for p in python3 python3.12 python3.11 python3.10 /usr/bin/python3; do \
+LAUNCHER = $(shell for p in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do \
 	$$p -c '' 2>/dev/null && echo $$p && break; done)
-SCRIPT = $(or $(LAUNCHER),$(error no Python found; apt-get install python3 python3-venv python3-dev)) \
+SCRIPT = $(or $(LAUNCHER),$(error no Python found; apt-get install python3 python3-venv)) \
 	tools/setup_env.py
 
 make_environment = $(SCRIPT) $(if $(BASE_PYTHON),--base-python '$(BASE_PYTHON)')
@@ -26,7 +26,7 @@ pytest = -m pytest tests --numprocesses $(JOBS) --dist worksteal
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Make the environment: about 2 min, plus 9 min on 2 cores the first time
+setup: ## Make the environment: about 2 min
 	@$(environment)
 
 demo: ## Run the demonstration

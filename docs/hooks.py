@@ -10,6 +10,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+from mmlab_inline.mixers import TOKEN_MIXERS
+
 ROOT = Path(__file__).parents[1]
 # Pages outside docs/.
 OUTSIDE = ('README.md', 'CHANGELOG.md', 'configs/*/*/README.md')
@@ -46,7 +48,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         uri = os.path.relpath(place(target), os.path.dirname(page.file.src_uri))
         return f']({uri}{match[2] or ""})'
 
+    markdown = markdown.replace('<!-- attentions -->', table_of_attentions())
     return re.sub(r'\]\(([^)#\s]+)(#[^)\s]*)?\)', relink, markdown)
+
+
+def table_of_attentions() -> str:
+    """What the token mixers declare of themselves."""
+    rows = ['| name | from | heads | options | no weight decay |', '|---|---|---|---|---|']
+    for name, cls in sorted(TOKEN_MIXERS.items()):
+        options = ', '.join(f'`{key}={value!r}`' for key, value in cls.options().items())
+        no_decay = ', '.join(f'`{key}`' for key in cls.no_decay)
+        rows.append(f'| `{name}` | {cls.paper} | {cls.heads} | {options} | {no_decay} |')
+    return '\n'.join(rows)
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -1,11 +1,12 @@
 """InLine attention backbones for dense prediction with mmdet and mmseg."""
 
 import sys
+from typing import TYPE_CHECKING
 
+from .utils import lazy_names
 from .version import __version__
 
-# `python -m mmlab_inline` reports on environments in which these imports fail.
-if sys.argv[:1] != ['-m'] or 'mmlab_inline' not in sys.orig_argv:
+if TYPE_CHECKING:
     from .backbones import InLinePVT, InLineSwin
     from .mixers import InLineAttention, build_attention, list_attentions
 
@@ -17,3 +18,37 @@ __all__ = [
     'build_attention',
     'list_attentions',
 ]
+
+# Torch comes with the first of these that is used: --help of the tools does without.
+_PLACES = {
+    'backbones': ('InLinePVT', 'InLineSwin'),
+    'mixers': ('InLineAttention', 'build_attention', 'list_attentions'),
+    'layers': (),
+    'ops': (),
+}
+_find = lazy_names(__name__, _PLACES)
+
+
+def __getattr__(name: str) -> object:
+    try:
+        return _find(name)
+    except (ImportError, OSError, RuntimeError) as error:  # of torch, torchvision, mmengine ...
+        raise _with_advice(error) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _with_advice(error: Exception) -> ImportError:
+    return ImportError(f'{" ".join(str(error).split())}; python -m mmlab_inline says what to do')
+
+
+# `python -m mmlab_inline` reports on environments in which mmengine does not import.
+if sys.argv[:1] != ['-m'] or 'mmlab_inline' not in sys.orig_argv:
+    try:
+        from .registry import announce_backbones
+    except (ImportError, OSError, RuntimeError) as error:
+        raise _with_advice(error) from error
+
+    announce_backbones(_PLACES['backbones'])

@@ -14,14 +14,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmcv._ext', 'mmdet', 'mmseg')
 DOCS = ('mkdocs', 'material', 'mkdocstrings', 'latex2mathml')
-MMCV = 'onedl-mmcv'
 HEADLESS = 'opencv-python-headless'
 # Tools of development whose distributions bear another name than the module.
 DISTRIBUTIONS = {'xdist': 'pytest-xdist'}
@@ -30,13 +29,13 @@ DISTRIBUTIONS = {'xdist': 'pytest-xdist'}
 FAMILIES = {
     'onedl': {
         'mmengine': ('onedl-mmengine',),
-        'mmcv': (MMCV,),
+        'mmcv': ('onedl-mmcv',),
         'mmdet': ('onedl-mmdetection',),
         'mmseg': ('onedl-mmsegmentation',),
     },
     'openmmlab': {
         'mmengine': ('mmengine', 'mmengine-lite'),
-        'mmcv': ('mmcv', 'mmcv-full', 'mmcv-lite'),
+        'mmcv': ('mmcv-lite', 'mmcv', 'mmcv-full'),
         'mmdet': ('mmdet',),
         'mmseg': ('mmsegmentation',),
     },
@@ -48,21 +47,21 @@ PROBED = ('numpy', 'torch', 'torchvision', 'triton', 'timm', 'cv2')
 PROBED += ('mmengine', 'mmcv', 'mmcv.ops', 'mmdet', 'mmseg', 'mmlab_inline')
 OPTIONAL = ('triton',)
 
+HIDDEN_OPS = 'mmcv is compiled for the CPU only, which hides the ops that run on the GPU'
+
 VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'CUDA_HOME')
 VARIABLES += ('TRITON_INTERPRET', 'PYTHONPATH')
 OWN_VARIABLES = 'MMLAB_INLINE_'
 
-# What an import says when it fails, and what helps: {pip} installs, {mmcv} compiles mmcv anew.
-# docs/install.md has the same and more.
+# What an import says when it fails, and what helps: {pip} installs, {mmcv} takes an mmcv without
+# compiled ops, {own} installs this package anew. docs/install.md has the same and more.
+MATCHING = '{pip} --force-reinstall torch torchvision'
 SYMPTOMS = (
-    (r"undefined symbol|No module named 'mmcv\._ext'", '{mmcv}'),
-    (r'torchvision::nms', 'install torch and torchvision from one index, in one command'),
+    (r'torchvision::nms|torchvision that belongs', MATCHING),
+    (r"No module named 'mmcv\._ext'", '{own}'),
+    (r'undefined symbol', '{mmcv}'),
     (r'libGL', '{pip} --no-deps --force-reinstall ' + HEADLESS),
-    (r'MMCV==.* is used but incompatible', "{pip} 'mmcv>=2.1,<2.2', or the onedl family"),
-    (
-        r'numpy\.dtype size changed|compiled using NumPy 1',
-        "{pip} 'numpy<2' 'opencv-python<4.12'",
-    ),
+    (r'MMCV==.* is used but incompatible', "{pip} 'mmcv-lite>=2.1,<2.2', or the onedl family"),
 )
 
 # Imports may print: stdout goes to stderr, the results to what was stdout.
@@ -72,6 +71,8 @@ out = os.fdopen(os.dup(1), 'w')
 os.dup2(2, 1)
 
 def details(name, module):
+    if not getattr(module, '__file__', None):
+        raise ModuleNotFoundError(f"No module named '{name}.__init__'")  # half installed
     found = {'version': str(getattr(module, '__version__', ''))}
     if name == 'torch':
         cuda = module.cuda.is_available()
@@ -81,13 +82,17 @@ def details(name, module):
         found['gpus'] = [module.cuda.get_device_name(index) for index in range(count)]
     if name == 'mmcv.ops':
         found['cuda'] = module.get_compiling_cuda_version()
+        ext = importlib.import_module('mmcv._ext').__file__
+        found['compiled'] = '' if ext.endswith('.py') else ext
+    if name == 'mmlab_inline':
+        [getattr(module, part) for part in module.__all__]  # imported when they are asked for
     return found
 
 for name in sys.argv[1:]:
     try:
         found = details(name, importlib.import_module(name))
     except BaseException as error:
-        text = ' '.join(str(error).split())
+        text = ' '.join(str(error).split()).removesuffix('; python -m mmlab_inline says what to do')
         found = {'error': type(error).__name__ + (': ' + text[:500] if text else '')}
     print(json.dumps([name, found]), file=out, flush=True)
 os._exit(0)  # libraries that loaded half may fail to unload
@@ -118,31 +123,60 @@ def available_memory(
     return min(room) if room else None
 
 
-def remedy_for(missing: Sequence[str], python: str, extra: str) -> str:
+def family_of(names: Iterable[str]) -> str:
+    """Returns the family to take where distributions of these names are installed."""
+    found = {
+        family: {name for row in rows.values() for name in row} & set(names)
+        for family, rows in FAMILIES.items()
+    }
+    return 'openmmlab' if found['openmmlab'] and not found['onedl'] else 'onedl'
+
+
+def both_families(names: Iterable[str], python: str) -> str | None:
+    """Returns what to do where both families are installed, or None.
+
+    Args:
+        names: The distributions installed.
+        python: The environment's Python, quoted for a shell.
+    """
+    families = [
+        sorted({name for row in rows.values() for name in row} & set(names))
+        for rows in FAMILIES.values()
+    ]
+    if not all(families):
+        return None
+    both = ' '.join(families[0] + families[1])
+    return (
+        f'both families of mm libraries are installed ({both}), each over the other; '
+        f"{python} -m pip uninstall -y {both} && {python} -m pip install -e '.[onedl]'"
+    )
+
+
+def mmcv_remedy(python: str, family: str) -> str:
+    """Returns the command that puts an mmcv without compiled ops in place of whatever is there."""
+    row = FAMILIES[family]['mmcv']
+    limit = "'mmcv-lite>=2.1,<2.2'" if family == 'openmmlab' else row[0]
+    pip = f'{python} -m pip'
+    return f'{pip} uninstall -y {" ".join(row)} && {pip} install --no-cache-dir {limit}'
+
+
+def remedy_for(missing: Sequence[str], python: str, family: str) -> str:
     """Returns the command that installs what an existing environment lacks.
 
     Args:
         missing: Modules that were not found.
         python: The environment's Python, quoted for a shell.
-        extra: The family of mm distributions to take: one installed over the other breaks both.
+        family: The family of mm distributions to take: one installed over the other breaks both.
     """
-    if 'mmcv._ext' in missing and 'mmcv' not in missing:
-        # An mmcv that was built without torch, which pip takes for a good one.
-        return (
-            f'its mmcv has no compiled ops: {python} -m pip install --force-reinstall --no-deps '
-            f'--no-build-isolation --no-cache-dir {FAMILIES[extra]["mmcv"][0]}'
-        )
-    if any(name in LIBRARIES for name in missing):
-        return (
-            f'with torch in place (docs/install.md): {python} -m pip install '
-            f"--no-build-isolation --no-cache-dir -e '.[{extra},dev]'"
-        )
+    own = ('mmlab_inline', 'mmcv._ext')  # one distribution
+    if any(name in LIBRARIES and name not in own for name in missing):
+        return f"{python} -m pip install -e '.[{family},dev]'"
     commands = []
-    if 'mmlab_inline' in missing:
-        commands.append(f'{python} -m pip install --no-build-isolation --no-deps -e .')
+    if any(name in own for name in missing):
+        commands.append(f'{python} -m pip install --no-deps -e .')
     if any(name in DOCS for name in missing):
         commands.append(f'{python} -m pip install -r requirements/docs.txt')
-    tools = [name for name in missing if name != 'mmlab_inline' and name not in DOCS]
+    tools = [name for name in missing if name not in (*own, *DOCS)]
     if tools:
         distributions = ' '.join(DISTRIBUTIONS.get(name, name) for name in tools)
         commands.append(f'{python} -m pip install {distributions}')
@@ -231,24 +265,22 @@ def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator
         installed: What :func:`installed_distributions` found.
     """
     python = shlex.quote(sys.executable)
-    upstream = {name for row in FAMILIES['openmmlab'].values() for name in row}
-    maintained = {name for row in FAMILIES['onedl'].values() for name in row}
-    families = [sorted(names & installed.keys()) for names in (maintained, upstream)]
-    extra = 'openmmlab' if families[1] and not families[0] else 'onedl'
-    if all(families):
-        both = ' '.join(families[0] + families[1])
-        yield (
-            f'both families of mm libraries are installed ({both}), each over the other; '
-            f'{python} -m pip uninstall -y {both}, then install one (docs/install.md)'
-        )
+    pip = f'{python} -m pip install'
+    both = both_families(installed, python)
+    if both:
+        yield both
     opencv = {installed[name] for name in OPENCV if name in installed}
     if len(opencv) > 1:
         yield (
             'several distributions write the folder cv2, in different versions '
             f'({_listed(OPENCV, installed)}); give them one version'
         )
-    if facts.get('torch', {}).get('gpus') and facts['mmcv.ops'].get('cuda') == 'not available':
-        yield 'there is a GPU, but mmcv has no CUDA ops; "GPU" in docs/install.md has the remedy'
+    ops = facts.get('mmcv.ops', {})
+    if facts.get('torch', {}).get('gpus') and ops.get('cuda') == 'not available':
+        if ops['compiled']:
+            yield f'{HIDDEN_OPS}; rm {shlex.quote(ops["compiled"])}'
+        else:
+            yield f'torch has CUDA, torchvision has not; {MATCHING.format(pip=pip)}'
     seen = set()
     for name, found in facts.items():
         error = found.get('error')
@@ -258,19 +290,28 @@ def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator
         if name in OPTIONAL and missing:
             continue
         seen.add(error)  # what fails for the reason of another is said once
-        yield f'{name} does not import: {error}; {_remedy(name, error, missing, python, extra)}'
+        remedy = _remedy(error, missing and missing[1], python, installed)
+        yield f'{name} does not import: {error}; {remedy}'
 
 
-def _remedy(name: str, error: str, missing: re.Match | None, python: str, extra: str) -> str:
-    mmcv = remedy_for(['mmcv._ext'], python, extra)
+def _remedy(error: str, missing: str | None, python: str, installed: dict[str, str]) -> str:
+    family, pip = family_of(installed), f'{python} -m pip install'
     for pattern, remedy in SYMPTOMS:
         if re.search(pattern, error):
-            return remedy.format(pip=f'{python} -m pip install', mmcv=mmcv)
-    if missing:
-        return remedy_for([missing[1].partition('.')[0]], python, extra)
-    if name == 'mmcv.ops':
-        return mmcv
-    return 'see "When something goes wrong" in docs/install.md'
+            return remedy.format(
+                pip=pip,
+                mmcv=mmcv_remedy(python, family),
+                own=remedy_for(['mmlab_inline'], python, family),
+            )
+    if not missing:
+        return 'see "When something goes wrong" in docs/install.md'
+    top, torn, _ = missing.partition('.')
+    there = [name for name in FAMILIES[family].get(top, (top,)) if name in installed]
+    if top == 'mmcv' and (torn or there):
+        return mmcv_remedy(python, family)
+    if there:  # pip takes it for whole
+        return f'{pip} --force-reinstall --no-deps {there[0]}=={installed[there[0]]}'
+    return remedy_for([top], python, family)
 
 
 def _describe_package() -> str:
@@ -310,6 +351,8 @@ def _describe_module(name: str, found: dict, installed: dict[str, str]) -> str:
         text = 'not installed' if absent else f'does not import: {found["error"]}'
     else:
         text = found.get('version', 'unknown') or 'imports'
+    if 'compiled' in found:
+        text += ', compiled' if found['compiled'] else ', served by torchvision'
     if 'cuda' in found:
         text += f', CUDA {found["cuda"] or "not available"}'
     if 'gpus' in found:

@@ -19,12 +19,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
+from .choices import EXPORT_FORMATS
 from .engine.model import build_model, image_channels, load_weights
 from .utils import UserError, one_line
 from .version import __version__
 
-FORMATS = {'onnx': '.onnx', 'torch': '.pt2'}
-PARTS = ('model', 'backbone')
 # (B, H, W) of the example that is traced: several windows in every stage of InLine-Swin.
 EXAMPLE_SHAPE = (2, 480, 608)
 # (B, H, W) that an export is compared at: landscape, portrait, and sides that 32 does not divide.
@@ -319,7 +318,7 @@ def save_onnx(
 
 def load_export(path: Path) -> Callable[[Tensor], list[Tensor]]:
     """A function that runs an exported file on an image (B, C, H, W)."""
-    if path.suffix == FORMATS['torch']:
+    if path.suffix == EXPORT_FORMATS['torch']:
         module = torch.export.load(path).module()
         return lambda image: list(module(image))
     import onnxruntime

@@ -3,9 +3,11 @@
 ``type='mmlab_inline.InLinePVT'`` resolves in any mm config without an import, because mmengine
 imports this module for the unknown scope. A bare ``type='InLinePVT'`` resolves once
 ``mmlab_inline`` has been imported, by ``custom_imports=dict(imports=['mmlab_inline'])``. The import
-also makes ``_base_ = 'mmlab_inline::...'`` resolve.
+also makes ``_base_ = 'mmlab_inline::...'`` resolve. It takes no torch: that comes with the first
+class that is looked up.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mmengine.config import config
@@ -64,8 +66,31 @@ def _path_of_package(package: str) -> str:
 config.get_installed_path = _path_of_package
 
 
+_announced: dict[str, Callable] = {}
+
+
+def announce_backbones(names: Sequence[str]) -> None:
+    """Let bare names build backbones that nobody has imported yet.
+
+    mmengine imports no ``locations`` for a name without a prefix.
+    """
+    for name in names:
+        _announced[name] = _builder(name)
+        ROOT_MODELS.register_module(name, module=_announced[name])
+
+
+def _builder(name: str) -> Callable:
+    def build(*args: object, **kwargs: object) -> object:
+        return MODELS.get(name)(*args, **kwargs)
+
+    return build
+
+
 def register_backbone(cls: type) -> type:
     """Class decorator: register under the prefixed and under the bare name."""
     MODELS.register_module(module=cls)
-    ROOT_MODELS.register_module(module=cls)
+    announced = cls.__name__ in _announced
+    if announced:
+        del _announced[cls.__name__]
+    ROOT_MODELS.register_module(module=cls, force=announced)
     return cls

@@ -6,6 +6,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,7 @@ def randomised() -> Callable[[nn.Module], nn.Module]:
 @pytest.fixture
 def no_random_init(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what takes most of the time of building a full-size model."""
+    import_module('mmlab_inline.backbones')  # otherwise a test would, when it is too late
     for name, module in list(sys.modules.items()):
         if name.startswith('mmlab_inline.') and hasattr(module, 'trunc_normal_'):
             monkeypatch.setattr(module, 'trunc_normal_', lambda *args, **kwargs: None)

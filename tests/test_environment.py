@@ -60,6 +60,7 @@ def test_mmcv_whose_ops_do_not_load(tmp_path):
         'torch.py': 'class cuda: is_available = bool\nclass version: cuda = None',
         'mmcv/__init__.py': '__version__ = "2.3.6"',
         'mmcv/ops.py': 'raise ImportError("_ext.so: undefined symbol: _ZN3c105ErrorC2E")',
+        'mmcv/_ext.py': '',
         'mmdet.py': 'raise AssertionError("MMCV==2.2.0 is used but incompatible.\\n Take 2.1")',
         'mmseg.py': '__version__ = "1.4.2"',
     }
@@ -70,10 +71,26 @@ def test_mmcv_whose_ops_do_not_load(tmp_path):
     assert facts['mmcv.ops'].startswith('does not import: ImportError: _ext.so: undefined symbol')
     assert facts['mmseg'].startswith('1.4.2')
     ops, mmdet, own = problems
-    assert ops.startswith('mmcv.ops does not import') and '--no-build-isolation --no-cache' in ops
+    assert ops.startswith('mmcv.ops does not import') and ' -m pip uninstall -y ' in ops
     assert mmdet.startswith('mmdet does not import: AssertionError: MMCV==2.2.0 is used')
-    assert "'mmcv>=2.1,<2.2'" in mmdet
+    assert "'mmcv-lite>=2.1,<2.2'" in mmdet
     assert own.startswith('mmlab_inline does not import')
+
+
+def test_backbones_that_do_not_load(tmp_path):
+    """Importing the package alone would not show it: that takes no torch."""
+    modules = dict.fromkeys(('torchvision.py', 'triton.py', 'timm.py', 'cv2.py', 'mmdet.py'), '')
+    modules |= {
+        'torch.py': 'class cuda: is_available = bool\nclass version: cuda = None',
+        'mmcv/__init__.py': '',
+        'mmcv/_ext.py': '',
+        'mmcv/ops.py': 'get_compiling_cuda_version = str',
+        'mmseg.py': '',
+    }
+    write_modules(tmp_path, modules)
+    _, (problem,) = run_report(tmp_path)
+    assert problem.startswith('mmlab_inline does not import') and 'torch' in problem
+    assert 'says what to do' not in problem
 
 
 def test_modules_that_end_python_hang_or_print(tmp_path, monkeypatch):
@@ -116,11 +133,31 @@ def test_two_versions_of_opencv():
     assert 'opencv-python 4.12, opencv-python-headless 4.11' in problem
 
 
-def test_gpu_without_cuda_ops():
-    torch, ops = {'version': '2', 'gpus': ['H200']}, {'version': '', 'cuda': 'not available'}
-    (problem,) = environment.find_problems({'torch': torch, 'mmcv.ops': ops}, {})
-    assert problem.startswith('there is a GPU, but mmcv has no CUDA ops')
-    assert not list(environment.find_problems({'torch': torch, 'mmcv.ops': {'cuda': '13.0'}}, {}))
+@pytest.mark.parametrize(
+    ('compiled', 'cuda', 'problem'),
+    [
+        ('/env/mmcv/_ext.so', 'not available', '; rm /env/mmcv/_ext.so'),
+        ('/env/mmcv/_ext.so', '13.0', None),
+        ('', 'not available', 'pip install --force-reinstall torch torchvision'),
+        ('', '13.0', None),
+    ],
+)
+def test_gpu_and_who_serves_the_ops(compiled, cuda, problem):
+    ops = {'version': '', 'cuda': cuda, 'compiled': compiled}
+    facts = {'torch': {'version': '2', 'gpus': ['H200']}, 'mmcv.ops': ops}
+    problems = list(environment.find_problems(facts, {}))
+    assert [text.endswith(problem) for text in problems] == ([True] if problem else [])
+    assert not list(environment.find_problems({**facts, 'torch': {'gpus': []}}, {}))
+
+
+def test_mmcv_that_is_not_there(tmp_path):
+    """Its folder is: the module of this package lies in it."""
+    write_modules(tmp_path, {'mmcv/_ext.py': ''})
+    names = ('json', 'mmcv')
+    command = [sys.executable, '-S', '-c', environment.PROBE, *names]
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path)}
+    printed = subprocess.check_output(command, env=env, text=True).splitlines()
+    assert "No module named 'mmcv.__init__'" in printed[1]
 
 
 @pytest.mark.parametrize(
@@ -129,12 +166,16 @@ def test_gpu_without_cuda_ops():
         (
             'mmcv.ops',
             "ImportError: No module named 'mmcv._ext'",
-            'no-cache-dir onedl-mmcv',
+            'pip install --no-deps -e .',
         ),
-        ('torchvision', 'RuntimeError: operator torchvision::nms does not exist', 'one index'),
+        ('timm', 'RuntimeError: operator torchvision::nms does not exist', 'torch torchvision'),
         ('cv2', 'ImportError: libGL.so.1: cannot open', 'force-reinstall opencv-python-headless'),
-        ('mmdet', 'AssertionError: MMCV==2.2.0 is used but incompatible', "'mmcv>=2.1,<2.2'"),
-        ('mmcv', 'ValueError: numpy.dtype size changed', "'numpy<2'"),
+        ('mmdet', 'AssertionError: MMCV==2.2.0 is used but incompatible', "'mmcv-lite>=2.1,<2.2'"),
+        (
+            'mmcv.ops',
+            'ImportError: mmcv.ops needs the torchvision that belongs to torch 2.12.1 (no nms)',
+            'force-reinstall torch torchvision',
+        ),
         ('mmdet', "ModuleNotFoundError: No module named 'mmdet'", "-e '.[onedl,dev]'"),
         ('mmseg', "ModuleNotFoundError: No module named 'ftfy'", '-m pip install ftfy'),
         ('mmseg', 'TypeError: unheard of', 'docs/install.md'),
@@ -146,9 +187,20 @@ def test_remedies(module, error, remedy):
     assert remedy in problem
 
 
-def test_upstream_family_gets_its_own_remedy():
-    (problem,) = problems_of({'mmcv': '2.1.0'}, mmcv="No module named 'mmcv._ext'")
-    assert problem.endswith('--no-cache-dir mmcv')
+@pytest.mark.parametrize(
+    ('installed', 'module', 'missing', 'remedy'),
+    [
+        ({'mmcv-lite': '2.1.0'}, 'mmcv.ops', 'mmcv.ops.nms', "no-cache-dir 'mmcv-lite>=2.1,<2.2'"),
+        ({'onedl-mmcv': '2.3.6'}, 'mmcv', 'mmcv', 'no-cache-dir onedl-mmcv'),
+        ({}, 'mmcv', 'mmcv.__init__', 'no-cache-dir onedl-mmcv'),
+        ({}, 'mmcv', 'mmcv', "-e '.[onedl,dev]'"),
+        ({'mmdet': '3.3.0'}, 'mmdet', 'mmdet.apis', '--force-reinstall --no-deps mmdet==3.3.0'),
+        ({'mmdet': '3.3.0'}, 'mmseg', 'mmseg', "-e '.[openmmlab,dev]'"),
+    ],
+)
+def test_half_installed_libraries(installed, module, missing, remedy):
+    (problem,) = problems_of(installed, **{module: f"ImportError: No module named '{missing}'"})
+    assert problem.endswith(remedy)
 
 
 def test_one_cause_is_one_problem():
@@ -170,6 +222,15 @@ def test_report_is_not_stopped_by_its_own_errors(monkeypatch):
     lines = list(environment.report())
     assert 'problem: this report is incomplete: PermissionError: no processes for you' in lines
     assert lines[0].startswith('mmlab-inline')
+
+
+def test_package_on_a_library_that_does_not_import(tmp_path):
+    write_modules(tmp_path, {'torch.py': 'raise OSError("libcudart.so: no such file")'})
+    env = {**os.environ, 'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+    command = [sys.executable, '-c', 'from mmlab_inline import InLinePVT']
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith('libcudart.so: no such file; python -m mmlab_inline says what to do')
 
 
 def test_package_run_as_a_module_imports_everything(tmp_path):

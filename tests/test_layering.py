@@ -10,8 +10,9 @@ import mmlab_inline
 PACKAGE = Path(mmlab_inline.__file__).parent
 # From the ground up; a room imports rooms of lower floors only.
 FLOORS = (
-    ('version', 'utils', 'ops'),
-    ('registry', 'environment', 'layers', 'datasets'),
+    ('version', 'environment', 'choices', 'cli', 'ops'),
+    ('utils',),
+    ('registry', 'layers', 'datasets'),
     ('mixers',),
     ('backbones',),
     ('weights',),

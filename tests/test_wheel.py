@@ -11,12 +11,14 @@ import pytest
 
 from mmlab_inline.datasets import write_dataset
 
+mmcv = pytest.importorskip('mmcv')
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 ROOT = Path(__file__).parents[1]
 SOURCES = (
     'mmlab_inline',
+    'mmcv_ops',
     'configs',
     'tools',
     'README.md',
@@ -24,6 +26,7 @@ SOURCES = (
     'model-index.yml',
     'pyproject.toml',
     'setup.cfg',
+    'setup.py',
 )
 
 
@@ -58,6 +61,22 @@ def test_wheel_is_complete(site):
             found = {p.relative_to(carried / folder) for p in (carried / folder).rglob(pattern)}
             assert found == expected, pattern
     assert (carried / 'model-index.yml').is_file()
+
+
+def test_module_in_mmcvs_folder(site, tmp_path):
+    """It joins an mmcv without compiled ops, and is all that lands there."""
+    served = ROOT / 'mmcv_ops' / '_ext.py'
+    (found,) = (site / 'mmcv').iterdir()
+    assert found.name == '_ext.py' and found.read_text() == served.read_text()
+    shutil.copytree(
+        Path(mmcv.__file__).parent, tmp_path / 'mmcv', ignore=shutil.ignore_patterns('_ext*')
+    )
+    shutil.copy2(found, tmp_path / 'mmcv')
+    code = 'import sys, mmcv.ops; print(sys.modules["mmcv._ext"], "mmlab_inline" in sys.modules)'
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path), 'OMP_NUM_THREADS': '1'}
+    command = [sys.executable, '-c', code]
+    printed = subprocess.check_output(command, cwd=tmp_path, env=env, text=True)
+    assert printed == f"<module 'mmcv._ext' from '{tmp_path / 'mmcv' / '_ext.py'}'> False\n"
 
 
 @pytest.mark.long

@@ -1,6 +1,6 @@
 """Turn a checkpoint into weights for a backbone.
 
-    python tools/convert_checkpoint.py SRC DST [--force]
+    python tools/convert_checkpoint.py SRC DST [--force] [--attention NAME]
 
 SRC is a classification checkpoint of InLine-PVT, InLine-Swin, PVT or Swin as its authors release
 it, or a checkpoint of mmdet, mmseg or this project with one of them as backbone. DST ends in .pth
@@ -9,9 +9,21 @@ model it is, what matched, what is missing and what was left over; exits with st
 nothing if a single tensor of the backbone is missing, unknown or of another shape.
 """
 
-from mmlab_inline.engine import ArgumentParser
+import argparse
+import ast
+
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import exit_on_user_error
-from mmlab_inline.weights.conversion import convert_file
+
+
+def choice(text: str) -> object:
+    """Type of an argument: a name, or a Python literal."""
+    if text.isidentifier():
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise argparse.ArgumentTypeError(f'{text!r} is no name and no Python literal') from None
 
 
 def main() -> None:
@@ -19,9 +31,18 @@ def main() -> None:
     parser.add_argument('source', metavar='SRC', help='.pth or .safetensors file')
     parser.add_argument('target', metavar='DST', help='.pth or .safetensors file to write')
     parser.add_argument('--force', action='store_true', help='write over DST if it exists')
+    parser.add_argument(
+        '--attention',
+        type=choice,
+        metavar='NAME',
+        help='as in a config, where the weights do not tell: a name, or a Python literal such as '
+        "\"['linear', 'linear', 'inline', 'softmax']\" or \"{'type': 'linear'}\"",
+    )
     args = parser.parse_args()
+    from mmlab_inline.weights.conversion import convert_file
+
     with exit_on_user_error():
-        conversion = convert_file(args.source, args.target, args.force)
+        conversion = convert_file(args.source, args.target, args.force, args.attention)
     model = conversion.model
     init_cfg = dict(type='Pretrained', checkpoint=args.target)
     settings = dict(type=f'mmlab_inline.{model.cls.__name__}', **model.settings, init_cfg=init_cfg)

@@ -17,21 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.datasets import write_dataset
-from mmlab_inline.engine import ArgumentParser
-from mmlab_inline.report import plot_losses, read_record
 from mmlab_inline.utils import UserError, exit_on_user_error
-
-matplotlib.use('Agg')
 
 ROOT = Path(__file__).resolve().parent.parent
 # Relative, as in the demo configs: everything lands below the folder the demo is started in.
@@ -103,6 +95,10 @@ def main() -> None:
         help='a smoke run of 4 iterations each on 120 drawings; its figures mean nothing',
     )
     args = parser.parse_args()
+    import matplotlib
+    import torch
+
+    matplotlib.use('Agg')
     console = Console(highlight=False)
     start = time.time()
 
@@ -156,6 +152,8 @@ def draw_data(num_train: int, num_val: int) -> None:
 
 def run_task(task: Task, quick: bool, progress: Progress) -> dict[str, float]:
     """Train and test one model by the tools; its metrics."""
+    from mmlab_inline.report import read_record
+
     bar = progress.add_task(
         f'{task.title:<26}', total=4 if quick else task.num_steps, state='training'
     )
@@ -207,6 +205,10 @@ def check(process: subprocess.Popen, log: Path) -> None:
 
 def draw_loss_curves(path: Path) -> None:
     """One panel per model: the losses over iterations."""
+    import matplotlib.pyplot as plt
+
+    from mmlab_inline.report import plot_losses, read_record
+
     figure, axes = plt.subplots(1, len(TASKS), figsize=(11, 4), layout='constrained')
     for task, axis in zip(TASKS, axes, strict=True):
         plot_losses(axis, read_record(task.folder), task.title)
@@ -216,6 +218,10 @@ def draw_loss_curves(path: Path) -> None:
 
 def draw_predictions(path: Path, per_task: int = 4) -> None:
     """A sheet of a few pictures: drawn truth on the left of each, prediction on the right."""
+    import matplotlib.pyplot as plt
+    import numpy as np
+    from PIL import Image
+
     figure, axes = plt.subplots(
         per_task, len(TASKS), figsize=(11, 2.7 * per_task), layout='constrained'
     )

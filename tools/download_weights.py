@@ -22,7 +22,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from mmlab_inline.engine import ArgumentParser
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import exit_on_user_error
 from mmlab_inline.weights.released import RELEASED_WEIGHTS, fetch_weights
 

@@ -10,19 +10,8 @@ import json
 import time
 from pathlib import Path
 
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.export import (
-    FORMATS,
-    PARTS,
-    TOLERANCE,
-    build_export_module,
-    check_packages,
-    compare_export,
-    export_program,
-    load_export,
-    save_onnx,
-    save_program,
-)
+from mmlab_inline.choices import EXPORT_FORMATS, EXPORT_PARTS
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 
@@ -31,8 +20,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_config_arguments('model.backbone.arch=small')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('out', type=Path, help='file to write, .onnx or .pt2')
-    parser.add_argument('--format', choices=FORMATS, help="default: by the file's ending")
-    parser.add_argument('--part', choices=PARTS, default='model', help='default: the whole model')
+    parser.add_argument('--format', choices=EXPORT_FORMATS, help="default: by the file's ending")
+    parser.add_argument(
+        '--part', choices=EXPORT_PARTS, default='model', help='default: the whole model'
+    )
     parser.add_argument(
         '--label-map', action='store_true', help='put out classes instead of logits (segmentors)'
     )
@@ -45,11 +36,11 @@ def parse_args() -> argparse.Namespace:
         '--verify', action='store_true', help='compare the file with PyTorch at three sizes'
     )
     args = parser.parse_args()
-    by_suffix = {suffix: name for name, suffix in FORMATS.items()}
+    by_suffix = {suffix: name for name, suffix in EXPORT_FORMATS.items()}
     expected = by_suffix.get(args.out.suffix)
     if expected is None or args.format not in (None, expected):
         parser.error(
-            f'{args.out}: the name must end in {FORMATS.get(args.format, ".onnx or .pt2")}'
+            f'{args.out}: the name must end in {EXPORT_FORMATS.get(args.format, ".onnx or .pt2")}'
         )
     args.format = expected
     return args
@@ -57,6 +48,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmlab_inline.engine import load_config
+    from mmlab_inline.export import (
+        build_export_module,
+        check_packages,
+        export_program,
+        save_onnx,
+        save_program,
+    )
+
     start = time.monotonic()
     with exit_on_user_error():
         check_packages(args.format)
@@ -86,6 +86,8 @@ def main() -> None:
 
 def verify(module, path: Path) -> None:
     """Print how far a file is from PyTorch, and stop where it is too far."""
+    from mmlab_inline.export import TOLERANCE, compare_export, load_export
+
     errors = compare_export(module, load_export(path))
     for (batch, height, width), error in errors.items():
         print(f'batch {batch}, {height} x {width} pixels: off by {error:.1e} of the largest value')

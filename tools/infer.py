@@ -10,20 +10,10 @@ import argparse
 import sys
 import time
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmlab_inline.engine import ArgumentParser, keep_freed_memory, load_config, use_safe_loading
-from mmlab_inline.engine.cli import positive
-from mmlab_inline.inference import (
-    Predictor,
-    ResultWriter,
-    count_frames,
-    find_sources,
-    read_frames,
-    recorded,
-)
+from mmlab_inline.cli import ArgumentParser, positive
 from mmlab_inline.utils import exit_on_user_error
 
 _INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
@@ -82,6 +72,18 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    import torch
+
+    from mmlab_inline.engine import keep_freed_memory, load_config, use_safe_loading
+    from mmlab_inline.inference import (
+        Predictor,
+        ResultWriter,
+        count_frames,
+        find_sources,
+        read_frames,
+        recorded,
+    )
+
     use_safe_loading()
     keep_freed_memory()
     failures = {}

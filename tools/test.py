@@ -12,21 +12,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from mmlab_inline.engine import (
-    ArgumentParser,
-    check_data,
-    drop_pretrained,
-    end_processes,
-    errors_of_other_processes,
-    keep_freed_memory,
-    load_run_config,
-    load_weights,
-    start_processes,
-    use_safe_loading,
-)
-from mmlab_inline.engine.model import unwrapped_model
-from mmlab_inline.engine.runner import CheckedRunner
-from mmlab_inline.report import EVALUATED
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 
@@ -46,6 +32,21 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmlab_inline.engine import (
+        check_data,
+        drop_pretrained,
+        end_processes,
+        errors_of_other_processes,
+        keep_freed_memory,
+        load_run_config,
+        load_weights,
+        start_processes,
+        use_safe_loading,
+    )
+    from mmlab_inline.engine.model import unwrapped_model
+    from mmlab_inline.engine.runner import CheckedRunner
+    from mmlab_inline.report import EVALUATED
+
     use_safe_loading()
     keep_freed_memory()
     with exit_on_user_error():

@@ -12,23 +12,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import RUNNERS
 
-from mmlab_inline.engine import (
-    ArgumentParser,
-    check_data,
-    check_pretrained,
-    drop_pretrained,
-    enable_amp,
-    end_processes,
-    errors_of_other_processes,
-    find_checkpoint,
-    is_whole,
-    keep_freed_memory,
-    load_run_config,
-    prepare_load_from,
-    start_processes,
-    use_safe_loading,
-)
-from mmlab_inline.engine.runner import CheckedRunner
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 
@@ -81,6 +65,21 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmlab_inline.engine import (
+        check_data,
+        check_pretrained,
+        drop_pretrained,
+        enable_amp,
+        end_processes,
+        errors_of_other_processes,
+        keep_freed_memory,
+        load_run_config,
+        prepare_load_from,
+        start_processes,
+        use_safe_loading,
+    )
+    from mmlab_inline.engine.runner import CheckedRunner
+
     use_safe_loading()
     keep_freed_memory()
     with exit_on_user_error():
@@ -116,6 +115,8 @@ def main() -> None:
 
 def resume(cfg: Config, path: str) -> None:
     """Continue from a checkpoint, or with ``'auto'`` from the newest of the work folder."""
+    from mmlab_inline.engine import find_checkpoint, is_whole
+
     if path == 'auto':
         path = find_checkpoint(cfg.work_dir)
         if path is None:

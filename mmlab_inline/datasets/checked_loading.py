@@ -7,7 +7,7 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import BaseDataset
 
 from ..utils import UserError, one_line
-from .checks import ImageLoading, LabelLoading, check_image, check_label_map
+from .checks import ImageLoading, LabelLoading, any_size, check_image, check_label_map
 from .checks.finding import Finding, first_fatal
 
 
@@ -56,7 +56,8 @@ class CheckedLoading:
             UserError: A file does not load, or does not fit the dataset.
         """
         try:
-            loaded = self.transform(results)
+            with any_size():
+                loaded = self.transform(results)
         except Exception as error:  # each decoder has its own
             raise UserError(self._explain(results, error)) from error
         if loaded and self._is_wrong(loaded):

@@ -1,10 +1,10 @@
 """What a run needs beyond mmengine: checked configs, exact resuming, mixed precision on CPU."""
 
+from ..cli import ArgumentParser
 from .allocator import keep_freed_memory
 from .amp import enable_amp
 from .backbone_constructor import BackboneConstructor, LayerDecayConstructor
 from .checkpoint_hook import AtomicCheckpointHook
-from .cli import ArgumentParser, load_run_config
 from .config import check_options, drop_pretrained, load_config
 from .fsdp import ShardedStrategy, StrategyRunner
 from .load_from import prepare_load_from
@@ -15,6 +15,7 @@ from .processes import (
     BroadcastStatisticsHook,
     end_processes,
     errors_of_other_processes,
+    load_run_config,
     start_processes,
 )
 from .resume import find_checkpoint, is_whole

@@ -1,9 +1,13 @@
 """The model of a config or of a run, and its weights."""
 
+import os
+import shlex
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import cache
 
 import torch
 from mmengine.config import ConfigDict
@@ -14,6 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .. import backbones
+from ..environment import HIDDEN_OPS
 from ..utils import UserError, compare_state_dict, of_another_model, one_line, read_weights
 from .config import drop_pretrained
 
@@ -71,7 +76,7 @@ def load_weights(model: nn.Module, path: str) -> dict:
 
 @contextmanager
 def errors_of_build(what: str = 'the model') -> Iterator[None]:
-    """Say in one line why a model does not build.
+    """Say in one line why a model does not build, and one that it will not run on the GPU.
 
     Args:
         what: What the line calls it.
@@ -87,6 +92,20 @@ def errors_of_build(what: str = 'the model') -> Iterator[None]:
         raise UserError(
             f'{what} does not build: {one_line(error)} (MMLAB_INLINE_TRACEBACK=1 shows where)'
         ) from error
+    _say_hidden_ops()
+
+
+@cache  # once
+def _say_hidden_ops() -> None:
+    ops = sys.modules.get('mmcv._ext')  # mmdet imports it, and only detectors need it
+    if (
+        ops is not None
+        and torch.cuda.is_available()
+        and not ops.__file__.endswith('.py')
+        and ops.get_compiling_cuda_version() == 'not available'
+        and os.environ.get('RANK', '0') == '0'
+    ):
+        print(f'{HIDDEN_OPS}; rm {shlex.quote(ops.__file__)}', file=sys.stderr)
 
 
 def image_channels(model: Mapping) -> int:

@@ -1,9 +1,11 @@
 """Several processes, also without a GPU."""
 
+import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -12,13 +14,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import distributed
 
+from ..cli import TIMEOUT
 from ..registry import HOOKS
 from ..utils import UserError
-from .config import dicts
-
-# Seconds that a process waits for the others before it takes them for hung. While one computes the
-# metrics of a large set or reads from a slow disk, the others wait.
-TIMEOUT = 1800
+from .config import dicts, load_config
 
 _SYNC_BN = ('SyncBN', 'MMSyncBN')
 
@@ -50,6 +49,24 @@ def check_launcher(cfg: Config) -> None:
             f'{processes} processes on this machine, but {gpus} visible GPUs: start at most '
             f"{gpus}, or set CUDA_VISIBLE_DEVICES='' to run them on the CPU"
         )
+
+
+def load_run_config(args: argparse.Namespace) -> Config:
+    """The config of a run, with its work folder and launcher.
+
+    Args:
+        args: Of a parser with :meth:`..cli.ArgumentParser.add_config_arguments` and
+            ``add_run_arguments``.
+
+    Raises:
+        UserError: As :func:`.config.load_config` and :func:`check_launcher`.
+    """
+    cfg = load_config(args.config, args.cfg_options)
+    cfg.launcher = args.launcher
+    check_launcher(cfg)
+    if args.work_dir or not cfg.get('work_dir'):
+        cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
+    return cfg
 
 
 def start_processes(cfg: Config, timeout: int | None = None) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from itertools import chain
 
 from mmengine.dataset import BaseDataset
+from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
@@ -16,6 +17,7 @@ from ..datasets.checks import check_annotations, innermost_datasets, read_annota
 from ..datasets.checks.finding import first_fatal
 from ..datasets.checks.settings import class_names, dataset_class
 from ..utils import UserError, one_line
+from .allocator import return_freed_memory
 from .model import errors_of_build
 from .seeding import prefer_deterministic_algorithms
 
@@ -42,6 +44,12 @@ class CheckedRunner(Runner):
         """
         with errors_of_build():
             return super().build_model(model)
+
+    def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
+        """Build an evaluator, whose metrics may read annotations."""
+        evaluator = super().build_evaluator(evaluator)
+        return_freed_memory()
+        return evaluator
 
     @staticmethod
     def build_dataloader(
@@ -95,6 +103,7 @@ def _build_dataset(settings: Mapping) -> object:
             f'{_explain(settings, error)} (tools/dataset/check.py CONFIG says more)'
         ) from error
     check_loading(dataset)
+    return_freed_memory()
     return dataset
 
 

@@ -2,13 +2,16 @@
 
 import colorsys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import cv2
 import matplotlib
 import numpy as np
+from matplotlib import font_manager, ft2font
 from PIL import Image, ImageDraw, ImageFont
 
+from ..datasets.checks import is_background
 from .predictions import Instances, Prediction
 
 # Smaller images are enlarged to this, or their labels would cover them.
@@ -41,17 +44,47 @@ def class_colours(count: int, palette: Sequence | str | None = None) -> np.ndarr
     return (np.array(colours).reshape(count, 3) * 255).round().astype(np.uint8)
 
 
+def font_for(text: str) -> tuple[Path, set[str]]:
+    """A font that has the letters of a text, and which of them it lacks.
+
+    The first is DejaVu Sans; where it lacks some, the one of the system's that lacks the fewest.
+    """
+    lacking = {_FONT: set(text) - _letters(_FONT)}
+    if lacking[_FONT]:
+        lacking |= {path: set(text) - _letters(path) for path in map(Path, sorted(_system_fonts()))}
+    best = min(lacking, key=lambda path: len(lacking[path]))
+    return best, lacking[best]
+
+
+def _system_fonts() -> list[str]:
+    return font_manager.findSystemFonts()
+
+
+@cache
+def _letters(font: Path) -> frozenset[str]:
+    try:
+        return frozenset(map(chr, ft2font.FT2Font(str(font)).get_charmap()))
+    except RuntimeError:  # no font that FreeType reads
+        return frozenset()
+
+
 class Painter:
-    """Draws predictions, or annotations.
+    """Draws predictions, or annotations; the background of label maps stays clear.
 
     Args:
         classes: Their names.
         palette: ``(num_classes, 3)`` uint8, RGB.
+
+    Attributes:
+        numbers: Classes whose names no font of the system can write, by the numbers in their place.
     """
 
     def __init__(self, classes: Sequence[str], palette: np.ndarray) -> None:
-        self.classes = classes
+        self._font, lacking = font_for(''.join(classes))
+        self.numbers = {n: name for n, name in enumerate(classes) if set(name) & lacking}
+        self.classes = [str(n) if n in self.numbers else name for n, name in enumerate(classes)]
         self.palette = palette
+        self._clear = [n for n, name in enumerate(classes) if is_background(name)]
 
     def draw(self, image: np.ndarray, prediction: Prediction) -> np.ndarray:
         """Draw a prediction over its image.
@@ -91,7 +124,7 @@ class Painter:
             box = (found.boxes[index] * scale).round().astype(int).tolist()
             colour = self.palette[found.labels[index]].tolist()
             cv2.rectangle(picture, box[:2], box[2:], colour, width)
-        texts = _Texts(picture)
+        texts = _Texts(picture, self._font)
         for index in order[::-1]:
             label = found.labels[index]
             text = self.classes[label]
@@ -104,13 +137,14 @@ class Painter:
         return texts.picture()
 
     def _draw_label_map(self, picture: np.ndarray, label_map: np.ndarray) -> np.ndarray:
-        picture = _tinted(picture, self.palette[label_map])
+        clear = np.isin(label_map, self._clear)[..., None]
+        picture = np.where(clear, picture, _tinted(picture, self.palette[label_map]))
         border = np.zeros(label_map.shape, bool)
         border[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
         border[1:] |= label_map[1:] != label_map[:-1]
         picture[border] = 255
-        texts = _Texts(picture)
-        for label in np.unique(label_map):
+        texts = _Texts(picture, self._font)
+        for label in np.setdiff1d(label_map, self._clear):
             for x, y in _places(label_map == label):
                 name = self.classes[label]
                 place = (x - texts.width(name) / 2, y - texts.height / 2)
@@ -121,11 +155,11 @@ class Painter:
 class _Texts:
     """Writes on a picture, each text on a ground of its colour and beside the others."""
 
-    def __init__(self, picture: np.ndarray) -> None:
+    def __init__(self, picture: np.ndarray, font: Path) -> None:
         self._image = Image.fromarray(picture)
         self._pen = ImageDraw.Draw(self._image)
-        size = min(28, max(13, max(self._image.size) // 60))
-        self._font = ImageFont.truetype(str(_FONT), size)
+        size = max(13, max(self._image.size) // 60)
+        self._font = ImageFont.truetype(str(font), size)
         self._taken = np.zeros((0, 4))
         self.height = size + 7
 

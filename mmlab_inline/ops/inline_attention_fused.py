@@ -84,11 +84,15 @@ def _product_dtype(x: Tensor) -> torch.dtype:
     return x.dtype
 
 
-@torch.compiler.assume_constant_result  # torch.compile calls it while it traces
 def _switched_on_and_working(*case: object) -> bool:
     if os.environ.get('MMLAB_INLINE_TRITON') == '0' or is_transforming():
         return False
     return _kernels_work(*case)
+
+
+# torch.compile calls it while it traces. This is torch.compiler.assume_constant_result, without the
+# second that importing the compiler takes.
+_switched_on_and_working._dynamo_marked_constant = True
 
 
 @cache

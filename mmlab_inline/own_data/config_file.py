@@ -14,7 +14,7 @@ from ..datasets.checks import class_counts
 from ..datasets.checks.settings import transforms
 from ..engine.config import load_config
 from ..inference import class_colours
-from ..utils import UserError, did_you_mean, write_atomically
+from ..utils import UserError, counted, did_you_mean, write_atomically
 from .readers import OwnData
 from .recipe import (
     DetectionRecipe,
@@ -24,6 +24,7 @@ from .recipe import (
     choose_epochs,
     scale_pipeline,
     scale_schedulers,
+    vary_more,
 )
 
 _PUBLISHED = Path(mmlab_inline.__file__).parent / '.mim/configs'
@@ -33,6 +34,9 @@ _BASES = {
     'seg': 'segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py',
 }
 _WIDTH = 100
+# With fewer pictures to train on, flips alone let a detector learn them by heart.
+_FEW_PICTURES = 1000
+_SCALES = (0.5, 1.5)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Options:
         layer_decay: Factor of the learning rate from a block to the one before it.
         load_from: Checkpoint of the same model, with other classes or not.
         from_scratch: Random weights instead of ImageNet's.
+        patience: Evaluations without a better score after which training stops.
     """
 
     epochs: int | None = None
@@ -56,6 +61,7 @@ class Options:
     layer_decay: float | None = None
     load_from: Path | None = None
     from_scratch: bool = False
+    patience: int | None = None
 
 
 def choose_base(task: str, with_masks: bool) -> str:
@@ -123,7 +129,7 @@ def write_config(
     counts = ', '.join(f'{len(data.splits[split])} {split}' for split in data.splits)
     out = _Sections()
     out.start(
-        f'{data.root.name}: {len(data.classes)} classes, {counts}. Written by '
+        f'{data.root.name}: {counted(len(data.classes), "class")}, {counts}. Written by '
         f'tools/dataset/new_config.py from {data.format} in {data.root}; edit it as you like.'
     )
     out.add(_base_=name)
@@ -182,7 +188,16 @@ def _detection(
         f'{after} pixels then.'
     )
     factor = recipe.scale[1] / min(resize['scale'])
-    if factor != 1:
+    varied = len(data.splits['train']) < _FEW_PICTURES and vary_more(train_pipeline, _SCALES)
+    if varied:
+        train_pipeline = varied
+    if varied:
+        out.start(
+            f'Of fewer than {_FEW_PICTURES} pictures a model learns more if they vary: beside '
+            f'flips, sizes of {_SCALES[0]} to {_SCALES[1]} times the scale, crops of its long side '
+            'and other light and colours. The published recipe, for 118,000 pictures, only flips.'
+        )
+    if factor != 1 or varied:
         out.add(
             train_pipeline=scale_pipeline(train_pipeline, factor),
             test_pipeline=scale_pipeline(test_pipeline, factor),
@@ -196,7 +211,7 @@ def _detection(
             data_prefix=dict(img=''),
             metainfo=_Code('metainfo'),
         )
-        if factor != 1:
+        if factor != 1 or varied:
             dataset['pipeline'] = _Code(f'{"train" if split == "train" else "test"}_pipeline')
         _add_loader(out, split, dataset, options)
         if split != 'train':
@@ -311,13 +326,26 @@ def _schedule(out: _Sections, num_pictures: int, cfg: Config, options: Options) 
         param_scheduler=scale_schedulers(schedulers, loop, length, steps),
         default_hooks=hooks,
     )
+    if options.patience:
+        out.start(
+            f'Training stops after {counted(options.patience, "evaluation")} without a better '
+            'score (box AP, or mIoU); the best checkpoint is kept.'
+        )
+        score = 'mIoU' if cfg.default_scope == 'mmseg' else 'coco/bbox_mAP'
+        stop = dict(type='EarlyStoppingHook', monitor=score, rule='greater')
+        # The hook takes an equal score for a better one where min_delta is 0.
+        stop.update(patience=options.patience, min_delta=1e-6)
+        out.add(custom_hooks=[*_plain(cfg.get('custom_hooks') or []), stop])
     wrapper: dict = {}
     if batch != base_batch:
         rate = cfg.optim_wrapper.optimizer.lr
-        wrapper['optimizer'] = dict(lr=float(f'{rate * math.sqrt(batch / base_batch):.2g}'))
+        new_rate = float(f'{rate * math.sqrt(batch / base_batch):.2g}')
+        wrapper['optimizer'] = dict(lr=new_rate)
         out.start(
             f'The published rate, {rate:g} for {base_batch} images a step, times sqrt({batch} / '
-            f'{base_batch}), as Adam takes it; --auto-scale-lr counts from {batch} images a step.'
+            f'{base_batch}), as Adam takes it. --auto-scale-lr goes on from {batch} images a step '
+            f'in proportion, as mm does: with {2 * batch} images it gives {2 * new_rate:.2g}, the '
+            f'root {new_rate * math.sqrt(2):.2g}.'
         )
         out.add(auto_scale_lr=dict(base_batch_size=batch))
     if options.layer_decay:

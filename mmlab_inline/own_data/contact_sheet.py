@@ -7,21 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
-import matplotlib
 import mmcv
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..inference import Instances, MaskCrop, Painter, class_colours
-from ..utils import UserError
+from ..inference.pictures import font_for
+from ..utils import UserError, counted
 from .readers import OwnData, Picture, draw_label_map, mask_of
 
 COLUMNS, ROWS = 4, 3
 _WIDTH, _HEIGHT, _CAPTION, _GAP = 480, 360, 24, 8
-_FONT = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')
 
 
-def draw_contact_sheet(path: Path, data: OwnData, with_label_maps: bool, seed: int = 0) -> None:
+def draw_contact_sheet(
+    path: Path, data: OwnData, with_label_maps: bool, seed: int = 0
+) -> dict[int, str]:
     """Draw up to 12 pictures of the training split with their annotations.
 
     Args:
@@ -30,6 +31,9 @@ def draw_contact_sheet(path: Path, data: OwnData, with_label_maps: bool, seed: i
         with_label_maps: Draw label maps instead of objects.
         seed: The same seed chooses the same pictures.
 
+    Returns:
+        Classes whose names no font of the system can write, by the numbers drawn in their place.
+
     Raises:
         UserError: A picture does not load.
     """
@@ -37,18 +41,22 @@ def draw_contact_sheet(path: Path, data: OwnData, with_label_maps: bool, seed: i
     # Synonyms such as ADE20K's would cover the picture.
     names = [textwrap.shorten(name.split(',')[0], 20, placeholder='…') for name in data.classes]
     painter = Painter(names, class_colours(len(names)))
+    font_path, lacking = font_for(''.join(picture.path.name for picture in pictures))
+    unwritten = str.maketrans(dict.fromkeys(lacking, '?'))
     columns = min(COLUMNS, len(pictures))
     rows = -(-len(pictures) // columns)
     width, height = _WIDTH + _GAP, _HEIGHT + _CAPTION + _GAP
     sheet = Image.new('RGB', (columns * width + _GAP, rows * height + _GAP), 'white')
-    pen, font = ImageDraw.Draw(sheet), ImageFont.truetype(str(_FONT), 14)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.truetype(str(font_path), 14)
     for index, picture in enumerate(pictures):
         drawn = _draw(painter, data, picture, with_label_maps)
         x, y = _GAP + index % columns * width, _GAP + index // columns * height
         room = (_WIDTH - drawn.shape[1]) // 2, (_HEIGHT - drawn.shape[0]) // 2
         sheet.paste(Image.fromarray(drawn), (x + room[0], y + room[1]))
-        pen.text((x, y + _HEIGHT + 2), _caption(picture, with_label_maps, font), 'black', font)
+        caption = _caption(picture, with_label_maps, font).translate(unwritten)
+        pen.text((x, y + _HEIGHT + 2), caption, 'black', font)
     sheet.save(path)
+    return painter.numbers
 
 
 def choose_pictures(pictures: Sequence[Picture], count: int, seed: int = 0) -> list[Picture]:
@@ -74,7 +82,7 @@ def choose_pictures(pictures: Sequence[Picture], count: int, seed: int = 0) -> l
 
 def _caption(picture: Picture, with_label_maps: bool, font: ImageFont.FreeTypeFont) -> str:
     amounts = picture.amounts()
-    amount = f'{len(amounts)} classes' if with_label_maps else f'{amounts.total()} objects'
+    amount = counted(*((len(amounts), 'class') if with_label_maps else (amounts.total(), 'object')))
     rest = f'  {picture.size[1]}x{picture.size[0]}  {amount}'
     name = picture.path.name
     while font.getlength(name + rest) > _WIDTH and len(name) > 8:

@@ -234,8 +234,11 @@ def scale_schedulers(
             if scheduler.get(key):
                 scheduler[key] = moved(scheduler[key], in_epochs)
         if 'milestones' in scheduler:
-            scheduler['milestones'] = sorted({moved(m, in_epochs) for m in scheduler['milestones']})
-        changed.append(scheduler)
+            steps = {moved(step, in_epochs) for step in scheduler['milestones']}
+            # A step at the end of the run would come after its last iteration.
+            scheduler['milestones'] = sorted(steps - {scheduler.get('end')})
+        if scheduler.get('milestones') != []:
+            changed.append(scheduler)
     return changed
 
 
@@ -259,6 +262,34 @@ def scale_pipeline(node: object, factor: float, crop: tuple[int, int] | None = N
     if isinstance(node, list):
         return [scale_pipeline(item, factor, crop) for item in node]
     return node
+
+
+def vary_more(pipeline: Sequence[Mapping], scales: tuple[float, float]) -> list[dict] | None:
+    """A detector's pipeline that resizes and flips alone, with other sizes, crops and colours too.
+
+    Args:
+        pipeline: Its steps.
+        scales: Least and largest factor of the size.
+
+    Returns:
+        The pipeline, or None where it varies more than flips already or does not resize.
+    """
+    kinds = [step['type'] for step in pipeline]
+    if 'Resize' not in kinds or set(kinds) & {
+        'RandomCrop',
+        'RandomChoice',
+        'PhotoMetricDistortion',
+    }:
+        return None
+    place = kinds.index('Resize')
+    scale = tuple(pipeline[place]['scale'])
+    side = max(scale)
+    changed = [
+        dict(type='PhotoMetricDistortion'),
+        dict(type='RandomResize', scale=scale, ratio_range=scales, keep_ratio=True),
+        dict(type='RandomCrop', crop_size=(side, side), allow_negative_crop=True),
+    ]
+    return [*map(dict, pipeline[:place]), *changed, *map(dict, pipeline[place + 1 :])]
 
 
 def _multiplied(value: object, factor: float) -> object:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ..utils import counted
 from .readers import SPLITS, OwnData, Picture, listed
 
 _MOST_CLASSES = 40
@@ -49,7 +50,7 @@ def _print_classes(data: OwnData, splits: list[str], with_pixels: bool, console:
         for split in splits
     }
     what = 'pixels' if with_pixels else 'objects'
-    table = Table(title=f'{len(data.classes)} classes', title_justify='left')
+    table = Table(title=counted(len(data.classes), 'class'), title_justify='left')
     table.add_column('class')
     table.add_column(what, justify='right')
     table.add_column('share', justify='right')
@@ -64,7 +65,7 @@ def _print_classes(data: OwnData, splits: list[str], with_pixels: bool, console:
         table.add_row(escape(data.classes[label]), f'{total[label]:,}', f'{share:.1%}', *rows)
     console.print(table)
     if len(order) > _MOST_CLASSES:
-        console.print(f'... and {len(order) - _MOST_CLASSES} rarer classes')
+        console.print(f'... and {counted(len(order) - _MOST_CLASSES, "rarer class")}')
     untrained = [data.classes[label] for label in order if not shown['train'][label]]
     unseen = [data.classes[label] for label in order if not shown['val'][label]]
     few = [data.classes[label] for label in order if 0 < shown['train'][label] < _FEW]
@@ -88,7 +89,8 @@ def _print_sizes(pictures: list[Picture], with_pixels: bool, console: Console) -
     ranks = (0, 5, 25, 50, 75, 95, 100)
     what = 'regions of the label maps' if with_pixels else 'boxes'
     table = Table(
-        title=f'sizes of {len(sizes)} {what}: square root of the area, pixels', title_justify='left'
+        title=f'sizes of {len(sizes):,} {what}: square root of the area, pixels',
+        title_justify='left',
     )
     for rank in ranks:
         table.add_column({0: 'least', 50: 'median', 100: 'most'}.get(rank, f'{rank} %'))

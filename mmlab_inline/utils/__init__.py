@@ -1,17 +1,22 @@
 """What every part may use; it imports nothing else of this package."""
 
+from typing import TYPE_CHECKING
+
 from .atomic import write_atomically, written_atomically
 from .errors import UserError, exit_on_user_error, one_line
+from .lazy import lazy_names
 from .names import check_keywords, did_you_mean, one_of
-from .numbers import check_positive
-from .safe_load import (
-    CheckpointError,
-    UnsafeCheckpointError,
-    load_checkpoint,
-    read_weights,
-    unwrap_state_dict,
-)
-from .state_dicts import Difference, compare_state_dict, of_another_model
+from .numbers import check_positive, counted
+
+if TYPE_CHECKING:
+    from .safe_load import (
+        CheckpointError,
+        UnsafeCheckpointError,
+        load_checkpoint,
+        read_weights,
+        unwrap_state_dict,
+    )
+    from .state_dicts import Difference, compare_state_dict, of_another_model
 
 __all__ = [
     'CheckpointError',
@@ -21,8 +26,10 @@ __all__ = [
     'check_keywords',
     'check_positive',
     'compare_state_dict',
+    'counted',
     'did_you_mean',
     'exit_on_user_error',
+    'lazy_names',
     'load_checkpoint',
     'of_another_model',
     'one_line',
@@ -32,3 +39,18 @@ __all__ = [
     'write_atomically',
     'written_atomically',
 ]
+
+# These take torch.
+__getattr__ = lazy_names(
+    __name__,
+    {
+        'safe_load': (
+            'CheckpointError',
+            'UnsafeCheckpointError',
+            'load_checkpoint',
+            'read_weights',
+            'unwrap_state_dict',
+        ),
+        'state_dicts': ('Difference', 'compare_state_dict', 'of_another_model'),
+    },
+)

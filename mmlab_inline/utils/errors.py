@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .. import environment
+
 
 class UserError(Exception):
     """Something the user can put right; the message says what is wrong and what to do."""
@@ -14,15 +16,25 @@ class UserError(Exception):
 def exit_on_user_error() -> Iterator[None]:
     """Print a :class:`UserError` as ``error: ...`` and exit with status 2.
 
+    So are an op of mmcv's that is not served without compiling it (``mmcv_ops/_ext.py``), and a
+    library that does not import: then the line is the first problem of ``python -m mmlab_inline``.
+
     With the environment variable ``MMLAB_INLINE_TRACEBACK=1`` it ends in a traceback: who plugs in
     modules of their own wants the line in them.
     """
     try:
         yield
-    except UserError as error:
+    except (UserError, NotImplementedError, ImportError) as error:
+        if isinstance(error, NotImplementedError) and 'needs a compiled mmcv' not in str(error):
+            raise
         if os.environ.get('MMLAB_INLINE_TRACEBACK') == '1':
             raise
-        print(f'error: {error}', file=sys.stderr)
+        line = str(error)
+        if isinstance(error, ImportError):
+            line = f'{one_line(error)} (MMLAB_INLINE_TRACEBACK=1 shows where)'
+            facts, installed = environment.probe_modules(), environment.installed_distributions()
+            line = next(environment.find_problems(facts, installed), line)
+        print(f'error: {line}', file=sys.stderr)
         sys.exit(2)
 
 

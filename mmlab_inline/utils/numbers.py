@@ -1,4 +1,4 @@
-"""Errors for numbers that cannot be meant."""
+"""Numbers that cannot be meant, and numbers in words."""
 
 from collections.abc import Sequence
 from numbers import Real
@@ -14,3 +14,8 @@ def check_positive(**settings: float | Sequence[float] | None) -> None:
         numbers = value if isinstance(value, (list, tuple)) else (value,)
         if value is not None and not all(isinstance(n, Real) and n > 0 for n in numbers):
             raise ValueError(f'{name}={value!r} must be positive')
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 class, 2 classes, 3,000 images."""
+    return f'{number:,} {noun}' + ('' if number == 1 else 'es' if noun.endswith('s') else 's')

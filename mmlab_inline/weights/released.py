@@ -4,13 +4,18 @@ InLine's are those of the README of LeapLabTHU/InLine; PVT's and Swin's are of w
 SwinTransformer/storage, for the softmax twins.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..utils import CheckpointError, UserError, write_atomically
-from .conversion import Conversion, read_and_convert, save_weights
+from ..utils import UserError, write_atomically
 from .download import Report, download
+
+if TYPE_CHECKING:
+    from .conversion import Conversion
 
 _INLINE = 'https://cloud.tsinghua.edu.cn/f/{}/?dl=1'
 _PVT = 'https://github.com/whai362/PVT/releases/download/v2/pvt_{}.pth'
@@ -63,6 +68,10 @@ def fetch_weights(
         UserError: The download fails, a file is not what it was or what it should be, or
             ``NAME.pth`` is there but was not downloaded.
     """
+    # The table above is read without torch, too.
+    from ..utils import CheckpointError
+    from .conversion import read_and_convert, save_weights
+
     folder = Path(folder)
     target, note = folder / f'{name}.pth', folder / f'{name}.json'
     url = url or RELEASED_WEIGHTS[name]

@@ -100,6 +100,50 @@ def test_published_tables(path):
         assert cost.params / 1e6 == within_rounding(params)
 
 
+# Million parameters with a classifier, for agents as published; giga multiply-accumulates of the
+# backbone at 224 x 224 (published ones are rounded: 2.0, 4.0, 7.0, 10.4).
+CLASSIFIERS = {
+    ('focused', 'tiny'): (12.150, 2.04),
+    ('focused', 'small'): (21.669, 4.03),
+    ('focused', 'medium'): (37.241, 7.03),
+    ('focused', 'large'): (50.648, 10.38),
+    ('agent', 'tiny'): (11.570, 1.99),
+    ('agent', 'small'): (20.635, 3.95),
+    ('agent', 'medium'): (35.922, 7.00),
+    ('agent', 'large'): (48.738, 10.34),
+}
+
+
+@pytest.mark.parametrize(('attention', 'arch'), CLASSIFIERS)
+def test_published_classifiers_of_other_attentions(attention, arch):
+    backbone = build_meta(
+        dict(type='mmlab_inline.InLinePVT', arch=arch, attention=attention), 'mmdet'
+    )
+    params, multiply_accumulates = CLASSIFIERS[attention, arch]
+    cost = count_backbone(backbone, (224, 224))
+    assert (cost.params + 513 * 1000) / 1e6 == pytest.approx(params, abs=6e-4)
+    assert cost.flops / 1e9 == pytest.approx(multiply_accumulates, abs=6e-3)
+
+
+@pytest.mark.parametrize(
+    ('size', 'segmentor', 'detector'),
+    [('t', 147, 230), ('s', 211, 293), ('m', 321, 400), ('l', 434, 510)],
+)
+def test_published_dense_models_with_agents(size, segmentor, detector):
+    grids = ((12, 12), (16, 16), (28, 28), (28, 28))
+    attention = [dict(type='agent', agent_grid=grid) for grid in grids]
+    for path, target in (
+        (
+            f'segmentation/inline_pvt/sem-fpn_inline-pvt-{size}_8xb2-40k_ade20k-512x512.py',
+            segmentor,
+        ),
+        (f'detection/inline_pvt/mask-rcnn_inline-pvt-{size}_fpn_1x_coco.py', detector),
+    ):
+        cfg = load_config(str(CONFIGS / path))
+        cfg.model.backbone.attention = attention
+        assert count_config(cfg)[''].flops / 1e9 == within_rounding(target)
+
+
 # By hand -----------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import pytest
 from mmengine.registry import MODELS as ROOT_MODELS
 
 import mmlab_inline
-from mmlab_inline import InLinePVT, InLineSwin
+from mmlab_inline import InLinePVT, InLineSwin, backbones
 from mmlab_inline.registry import MODELS
 
 PACKAGE = Path(mmlab_inline.__file__).parent
@@ -45,6 +45,36 @@ print(type(pvt).__name__, len(pvt(torch.rand(1, 3, 64, 64))), type(swin).__name_
     assert output.endswith(
         "InLinePVT 2 InLineSwin <class 'mmlab_inline.backbones.inline_pvt.InLinePVT'>\n"
     )
+
+
+def test_bare_name_after_an_import():
+    output = run_python("""
+import sys
+from mmengine.registry import MODELS
+from mmengine.utils import import_modules_from_strings
+import_modules_from_strings(['mmlab_inline'])  # what custom_imports does
+assert 'torch' not in sys.modules
+arch = dict(embed_dims=(8,) * 4, depths=(1,) * 4, num_heads=(1,) * 4, mlp_ratios=(1,) * 4)
+model = MODELS.build(dict(type='InLinePVT', arch=arch, drop_path_rate=0.0))
+assert MODELS.get('InLinePVT') is type(model)
+from mmlab_inline import InLineSwin
+assert MODELS.get('InLineSwin') is InLineSwin
+try:
+    MODELS.build(dict(type='InLinePVT', arhc=arch))
+except TypeError as error:
+    print(error)
+""")
+    assert "InLinePVT has no keyword 'arhc' (did you mean 'arch'?)" in output
+
+
+def test_every_backbone_is_announced():
+    output = run_python("""
+from mmengine.registry import MODELS
+before = set(MODELS.module_dict)
+import mmlab_inline
+print(sorted(set(MODELS.module_dict) - before))
+""")
+    assert ast.literal_eval(output) == sorted(backbones.__all__)
 
 
 def test_import_takes_none_of_the_mm_libraries():

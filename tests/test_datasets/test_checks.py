@@ -3,18 +3,28 @@
 import gc
 import io
 import json
+import re
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import TRANSFORMS, init_default_scope
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from mmlab_inline.datasets import write_dataset
-from mmlab_inline.datasets.checks import ImageLoading, check_image, check_split
+from mmlab_inline.datasets.checked_loading import CheckedLoading
+from mmlab_inline.datasets.checks import (
+    ImageLoading,
+    LabelLoading,
+    check_annotations,
+    check_image,
+    check_label_map,
+    check_split,
+)
 from mmlab_inline.datasets.checks.annotations import _decode_counts
 from mmlab_inline.engine import check_data
 from mmlab_inline.engine.runner import CheckedRunner
@@ -1239,3 +1249,71 @@ def test_processes_find_the_same(tmp_path):
     assert check_split(cfg, 'train', workers=2, progress=lambda *step: steps.append(step)) == alone
     assert steps == [(done, 40) for done in range(41)]
     assert {'image-empty', 'label-map-beyond'} <= {found.kind for found in alone[0]}
+
+
+def test_processes_do_not_wait_for_threads_of_this_one(tmp_path):
+    """OpenCV's threads are not in a forked process, which must not wait for them."""
+    cv2 = pytest.importorskip('cv2')
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(4)
+    try:
+        cv2.connectedComponentsWithStats(np.random.RandomState(0).randint(0, 2, (2000, 2000), 'u1'))
+        write_dataset(tmp_path, 40, 2, size=64)
+        folder = tmp_path / 'ade/ADEChallengeData2016'
+        dataset = dict(
+            type='BaseSegDataset',
+            data_root=str(folder),
+            img_suffix='.png',
+            data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+            metainfo=dict(classes=('background', 'circle')),
+            pipeline=[dict(type='LoadImageFromFile')],
+        )
+        cfg = Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dataset)))
+        assert check_split(cfg, 'train', workers=2)[1] == 40
+        assert cv2.getNumThreads() == 4
+    finally:
+        cv2.setNumThreads(threads)
+
+
+@pytest.mark.parametrize('fast', [False, True])
+def test_large_label_maps_are_checked(tmp_path, monkeypatch, fast):
+    Image.fromarray(np.eye(30, dtype=np.uint8)).save(tmp_path / 'a.png')
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 100)
+    findings, values = check_label_map(str(tmp_path / 'a.png'), (30, 30), LabelLoading(2), fast)
+    assert not findings
+    assert values == ({} if fast else {0: 870, 1: 30})
+    # As training loads it.
+    dataset = SimpleNamespace(
+        metainfo=dict(classes=('a', 'b')), reduce_zero_label=False, label_map=None, ignore_index=255
+    )
+    load = TRANSFORMS.build(dict(type='mmseg.LoadAnnotations'))
+    results = dict(seg_map_path=str(tmp_path / 'a.png'), seg_fields=[], reduce_zero_label=False)
+    loaded = CheckedLoading(load, dataset)({**results, 'ori_shape': (30, 30), 'label_map': None})
+    assert loaded['gt_seg_map'].sum() == 30
+
+
+@pytest.mark.parametrize(
+    'content', [b'\x89PNG\r\n\x1a\nxx', b'BM' + bytes(40), b'GIF89a' + bytes(9)]
+)
+def test_damage_is_told_in_words(tmp_path, content):
+    path = tmp_path / 'a.png'
+    path.write_bytes(content)
+    findings, _ = check_image(str(path), ImageLoading())
+    more, _ = check_label_map(str(path), None, LabelLoading(2))
+    for finding in [*findings, *more]:
+        assert finding.severity == 'fatal'
+        assert not re.search(r'Error|-215|\(\)|Exception', finding.problem)
+
+
+def test_boxes_are_told_in_short_numbers(tmp_path):
+    content = dict(
+        images=[dict(id=0, file_name='a.jpg', width=90, height=90)],
+        annotations=[
+            dict(id=0, image_id=0, category_id=0, bbox=[1 / 3, 2 / 3, -8.1 / 7, 9.0], area=1)
+        ],
+        categories=[dict(id=0, name='x')],
+    )
+    findings = check_annotations(content, 'a.json', ['x'])
+    assert [f.problem.split(': ')[1] for f in findings if f.kind == 'box-negative'] == [
+        'box [0.333333, 0.666667, -1.15714, 9] has a negative side'
+    ]

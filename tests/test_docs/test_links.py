@@ -55,7 +55,7 @@ def commands(text: str) -> list[str]:
 @pytest.mark.parametrize('page', PAGES, ids=IDS)
 def test_commands(page):
     targets = re.findall(r'^([a-z-]+):.*## ', (ROOT / 'Makefile').read_text(), re.MULTILINE)
-    shared = (ROOT / 'mmlab_inline/engine/cli.py').read_text()
+    shared = (ROOT / 'mmlab_inline/cli.py').read_text()
     for command in commands(page.read_text()):
         for target in re.findall(r'(?:^|&& )make ([a-z-]+)', command):
             assert target in targets, command

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmlab_inline.inference import class_colours
+from mmlab_inline.inference import class_colours, pictures
 from mmlab_inline.own_data import (
     DetectionRecipe,
     ObjectSizes,
@@ -16,7 +16,12 @@ from mmlab_inline.own_data.config_file import _source
 from mmlab_inline.own_data.contact_sheet import choose_pictures
 from mmlab_inline.own_data.readers import OwnData, Picture
 from mmlab_inline.own_data.readers.data import make_object
-from mmlab_inline.own_data.recipe import choose_epochs, scale_pipeline, scale_schedulers
+from mmlab_inline.own_data.recipe import (
+    choose_epochs,
+    scale_pipeline,
+    scale_schedulers,
+    vary_more,
+)
 from mmlab_inline.utils import UserError
 
 pytest.importorskip('mmdet')
@@ -189,3 +194,70 @@ def test_settings_are_written_as_python(value):
     text = _source(value)
     assert eval(text) == value
     assert "it's" in text or max(map(len, text.splitlines())) <= 100
+
+
+def test_a_step_at_the_end_is_left_out():
+    steps = dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1)
+    (short,) = scale_schedulers([steps], dict(max_epochs=12), 3, 30)
+    assert (short['milestones'], short['end']) == ([2], 3)
+    assert scale_schedulers([steps], dict(max_epochs=12), 1, 30) == []
+
+
+def test_few_pictures_vary_more():
+    plain = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(1333, 800), keep_ratio=True),
+        dict(type='RandomFlip', prob=0.5),
+    ]
+    varied = scale_pipeline(vary_more(plain, (0.5, 1.5)), 0.5)
+    assert [step['type'] for step in varied] == [
+        *('LoadImageFromFile', 'PhotoMetricDistortion', 'RandomResize', 'RandomCrop', 'RandomFlip')
+    ]
+    assert varied[2]['scale'] == (666, 400)
+    assert varied[3]['crop_size'] == (666, 666)
+    assert vary_more(varied, (0.5, 1.5)) is None
+
+
+CHINESE = '干净'
+
+
+def test_names_without_letters_become_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, '_system_fonts', list)
+    Image.new('RGB', (480, 360), 'white').save(tmp_path / f'{CHINESE}.png')
+    item = make_object(1, (360, 480), (100, 120, 200, 150))
+    picture = Picture(tmp_path / f'{CHINESE}.png', (360, 480), [item])
+    for name, numbers in ((CHINESE, {1: CHINESE}), ('1', {})):
+        data = OwnData(tmp_path, 'COCO', ['x', name], {'train': [picture], 'val': [picture]})
+        assert draw_contact_sheet(tmp_path / f'{len(numbers)}.png', data, False) == numbers
+    # The number itself is drawn, not an empty square.
+    assert (tmp_path / '0.png').read_bytes() == (tmp_path / '1.png').read_bytes()
+
+
+def test_a_font_of_the_system_is_taken_for_other_letters(monkeypatch):
+    other = pictures._FONT.with_name('STIXGeneral.ttf')
+    fonts = [str(pictures._FONT.with_name('cmb10.ttf')), str(other), __file__]
+    monkeypatch.setattr(pictures, '_system_fonts', lambda: fonts)
+    letter = min(pictures._letters(other) - pictures._letters(pictures._FONT))
+    assert pictures.font_for('abc')[0] == pictures._FONT
+    assert pictures.font_for(f'a{letter}') == (other, set())
+    assert pictures.Painter([f'a{letter}'], class_colours(1)).numbers == {}
+
+
+@pytest.mark.parametrize('name', ['background', '_background_', 'Background'])
+def test_the_background_stays_clear(name):
+    labels = np.zeros((480, 480), np.uint8)
+    labels[:100] = 1
+    image = np.random.RandomState(0).randint(0, 256, (480, 480, 3)).astype(np.uint8)
+    drawn = pictures.Painter([name, 'x'], class_colours(2)).draw(image, labels)
+    assert (drawn[101:] == image[101:, :, ::-1]).all()
+    assert (drawn[:99] != image[:99, :, ::-1]).mean() > 0.9
+    drawn = pictures.Painter(['ground', 'x'], class_colours(2)).draw(image, labels)
+    assert (drawn[101:] != image[101:, :, ::-1]).mean() > 0.9
+
+
+def test_text_grows_with_the_picture():
+    heights = [
+        pictures._Texts(np.zeros((9, side, 3), np.uint8), pictures._FONT).height
+        for side in (480, 1200, 4800)
+    ]
+    assert heights[2] > 3 * heights[1] > 3 * heights[0]

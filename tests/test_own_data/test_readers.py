@@ -624,7 +624,7 @@ def colour_of_two(root):
     ('task', 'make', 'words'),
     [
         ('det', no_picture, 'holds no picture'),
-        ('det', no_annotation, 'holds 1 pictures but no annotations as COCO'),
+        ('det', no_annotation, 'holds 1 picture but no annotations as COCO'),
         ('det', missing_picture, r'1 of the 2 pictures that a\.json names .* such as b\.jpg; put'),
         ('det', two_formats, r'coco \(a\.json\), yolo \(labels/a\.txt\); choose one by --format'),
         ('det', altered_coco(annotations=[]), 'none of the 2 pictures .* has any object; annotate'),
@@ -665,7 +665,11 @@ def colour_of_two(root):
         ('det', altered_coco(categories=[dict(id=0)]), r'is damaged .*name.*; export'),
         ('det', altered_coco(categories=['cat']), 'is damaged .*; export'),
         ('det', altered_coco(bbox=[1, 2, 3]), 'is damaged .*; export'),
-        ('det', altered_coco(segmentation=[['x'] * 6]), 'is damaged .*; export'),
+        (
+            'det',
+            altered_coco(segmentation=[['x'] * 6]),
+            "polygon is 'x', which is no number; export",
+        ),
         (
             'det',
             altered_coco(images=[dict(id=1, file_name=f'{name}.jpg') for name in 'ab']),

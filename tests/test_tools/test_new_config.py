@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import EarlyStoppingHook
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
@@ -221,6 +223,65 @@ def test_an_existing_folder_is_not_overwritten(data, run):
     assert files_of(Path('out')) == before
 
 
+def test_commands_survive_the_shell(data, run):
+    folder = data['det'].rename("my pets' (2), $HOME")
+    code, printed, _ = run('--task', 'det', '--data', folder, '--from-scratch')
+    assert code == 0
+    commands = [shlex.split(line) for line in printed.splitlines() if 'python tools/' in line]
+    assert len(commands) == 2
+    for _, tool, config in commands:
+        assert (ROOT / tool).is_file()
+        assert load_config(config).classes == CLASSES
+
+
+@pytest.mark.parametrize('task', ['det', 'seg'])
+def test_training_stops_early(data, run, task):
+    arguments = '--task', task, '--data', data[task], '--base', f'{task}.py', '--patience', '2'
+    assert run(*arguments, *QUICK, '--out', 'out')[0] == 0
+    path = f'out/{data[task].name}_{task}.py'
+    assert 'stops after 2 evaluations without a better' in Path(path).read_text()
+    cfg = no_workers(load_config(path))
+    cfg.work_dir = 'run'
+    runner = CheckedRunner.from_cfg(cfg)
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+    for score in (0.2, 0.3, 0.3, 0.1):
+        assert not runner.train_loop.stop_training
+        hook.after_val_epoch(runner, {'mIoU' if task == 'seg' else 'coco/bbox_mAP': score})
+    assert runner.train_loop.stop_training
+
+
+def test_what_few_pictures_get(data, run):
+    assert run('--task', 'det', '--data', data['det'], '--out', 'out')[0] == 0
+    text = Path('out/pets_det.py').read_text()
+    assert 'with 4 images it gives 0.00014, the root 0.0001.' in ' '.join(text.split()).replace(
+        '# ', ''
+    )
+    cfg = load_config('out/pets_det.py')
+    steps = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert {'PhotoMetricDistortion', 'RandomResize', 'RandomCrop', 'RandomFlip'} <= set(steps)
+    assert 'Of fewer than 1000 pictures' in text
+    init_default_scope('mmdet')
+    drop_pretrained(cfg)
+    sizes = {
+        tuple(DATASETS.build(cfg.train_dataloader.dataset)[0]['inputs'].shape) for _ in range(4)
+    }
+    assert len(sizes) > 1
+
+
+def test_the_source_is_to_be_corrected(data, run):
+    path = data['det'] / 'result.json'
+    content = json.loads(path.read_text())
+    for item in content['annotations'][:2]:
+        del item['segmentation']
+        item['bbox'][2] = -0.1 / 3
+    path.write_text(json.dumps(content))
+    _, printed, _ = run('--task', 'det', '--data', data['det'], '--out', 'out')
+    printed = ' '.join(printed.split())
+    assert 'box [' in printed
+    assert ', -0.0333333, ' in printed
+    assert 'Correct it in pets and run this again with --overwrite.' in printed
+
+
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
@@ -231,7 +292,7 @@ def test_an_existing_folder_is_not_overwritten(data, run):
         (['--task', 'det', '--data', 'pets', '--load-from', 'x.pth'], 'x.pth does not exist'),
         (['--task', 'det', '--data', 'pets', '--base', 'mask-rcn'], 'neither a file nor'),
         (['--task', 'seg', '--data', 'pets', '--base', 'det.py'], 'is not a config of --task seg'),
-        (['--task', 'det', '--data', 'pets', '--classes', 'x'], '--classes has 1 names'),
+        (['--task', 'det', '--data', 'pets', '--classes', 'x'], '--classes has 1 name,'),
         (['--task', 'det', '--data', 'streets'], 'use --task seg'),
         (['--task', 'det', '--data', '.'], 'which stays as it is; give another --out'),
     ],

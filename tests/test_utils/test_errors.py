@@ -1,5 +1,6 @@
 import pytest
 
+from mmlab_inline import environment
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 
@@ -19,6 +20,19 @@ def test_traceback_on_demand(monkeypatch):
 def test_other_errors_pass():
     with pytest.raises(KeyError), exit_on_user_error():
         raise KeyError('x')
+
+
+def test_library_that_does_not_import(monkeypatch, capsys):
+    """The first problem of the environment is the line; where it has none, the error itself."""
+    facts = {'mmdet': {'error': "ModuleNotFoundError: No module named 'mmdet'"}}
+    for found, start in ((facts, 'mmdet does not import: '), ({}, 'ModuleNotFoundError: No mod')):
+        monkeypatch.setattr(environment, 'probe_modules', lambda found=found: found)
+        monkeypatch.setattr(environment, 'installed_distributions', dict)
+        with pytest.raises(SystemExit) as info, exit_on_user_error():
+            import no_such_module  # noqa: F401
+        assert info.value.code == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith(f'error: {start}') and printed.count('\n') == 1
 
 
 def test_no_error():

@@ -348,3 +348,27 @@ def test_a_full_disk_leaves_what_was_there(suffix, build_narrow, full_disk, tmp_
         convert_file(source, target, force=True)
     assert target.read_text() == 'old'
     assert {path.name for path in tmp_path.iterdir()} == {'source.pth', target.name}
+
+
+@both
+def test_an_attention_that_weights_do_not_tell(cls, build_narrow, tmp_path, monkeypatch, capsys):
+    model = build_narrow(cls, attention=('linear', 'inline', 'inline', 'inline'))
+    source, target = tmp_path / 'source.pth', tmp_path / 'target.pth'
+    torch.save(dict(state_dict=model.state_dict()), source)
+    tool = str(ROOT / 'tools/convert_checkpoint.py')
+
+    def convert_with(*options):
+        monkeypatch.setattr(sys, 'argv', [tool, str(source), str(target), *options])
+        runpy.run_path(tool, run_name='__main__')
+
+    with pytest.raises(SystemExit):
+        convert_with()
+    assert 'do not tell which attention they are of' in capsys.readouterr().err
+    for wrong, message in (('lineer', "did you mean 'linear'"), ('[', 'no Python literal')):
+        with pytest.raises(SystemExit):
+            convert_with('--attention', wrong)
+        assert message in capsys.readouterr().err
+    assert not target.exists()
+    convert_with('--attention', "['linear', 'inline', 'inline', 'inline']")
+    assert "'attention': ['linear', 'inline', 'inline', 'inline']" in capsys.readouterr().out
+    assert torch.load(target)['state_dict'].keys() == model.state_dict().keys()

@@ -9,41 +9,26 @@ as many as fit into --limit seconds (two minutes; at least three rounds), beside
 that warm up. With the defaults that is two such times for attention and config, four for backbone.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import shlex
 import sys
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmlab_inline.analysis.benchmark import (
-    AMP_DTYPES,
-    BACKBONES,
-    DEFAULT_FORMS,
-    FORMS,
-    LEGEND,
-    MIN_ROUNDS,
-    AttentionSubject,
-    BackboneSubject,
-    ConfigSubject,
-    Device,
-    Subject,
-    as_json,
-    describe,
-    draw,
-    machine,
-    measure,
-    tables,
-)
-from mmlab_inline.engine import ArgumentParser, keep_freed_memory, load_config
-from mmlab_inline.engine.cli import image_size, positive
-from mmlab_inline.mixers import Site
+from mmlab_inline.choices import AMP_DTYPES, BACKBONES, DEFAULT_FORMS, FORMS, MIN_ROUNDS
+from mmlab_inline.cli import ArgumentParser, image_size, positive
 from mmlab_inline.utils import UserError, exit_on_user_error
+
+if TYPE_CHECKING:
+    from mmlab_inline.analysis.benchmark import Subject
 
 
 def parse_args() -> argparse.Namespace:
@@ -142,6 +127,10 @@ def add_common_arguments(parser: ArgumentParser) -> None:
 
 def main() -> None:
     args = parse_args()
+    import torch
+
+    from mmlab_inline.engine import keep_freed_memory
+
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.keep_freed_memory:
@@ -151,6 +140,16 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    from mmlab_inline.analysis.benchmark import (
+        LEGEND,
+        as_json,
+        describe,
+        draw,
+        machine,
+        measure,
+        tables,
+    )
+
     subject = build_subject(args)
     stem = args.out / f'{subject.name}_{subject.device.type}'
     forms = [form for form in FORMS if form in args.forms]
@@ -191,9 +190,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def build_subject(args: argparse.Namespace) -> Subject:
+    from mmlab_inline.analysis.benchmark import (
+        AttentionSubject,
+        BackboneSubject,
+        ConfigSubject,
+        Device,
+    )
+    from mmlab_inline.engine import load_config
+
     device = Device.asked_for(args.device, args.amp)
     batch = args.batch
     if args.mode == 'attention':
+        from mmlab_inline.mixers import Site
+
         joint = args.qkv == 'joint'
         site = Site(
             args.channels,

@@ -13,8 +13,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmlab_inline.engine import ArgumentParser
-from mmlab_inline.report import compare, metrics_table, read_runs
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import exit_on_user_error, write_atomically
 
 # Metrics that are printed; the page has all.
@@ -36,6 +35,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmlab_inline.report import compare, metrics_table, read_runs
+
     with exit_on_user_error():
         runs = read_runs(args.runs)
         write_atomically(args.out, compare(runs).encode())

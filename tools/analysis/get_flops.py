@@ -5,31 +5,27 @@
 Needs no data, no pretrained weights and no GPU; takes a second or two beside the imports.
 """
 
+from __future__ import annotations
+
 import argparse
 import inspect
 import io
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from mmlab_inline.analysis.flops import (
-    CONVENTION,
-    DEFAULT_SHAPES,
-    Cost,
-    build_meta,
-    count_backbone,
-    count_config,
-)
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.engine.cli import positive
-from mmlab_inline.engine.model import image_channels
+from mmlab_inline.cli import ArgumentParser, positive
 from mmlab_inline.utils import UserError, exit_on_user_error
+
+if TYPE_CHECKING:
+    from mmlab_inline.analysis.flops import Cost
 
 # Sides in pixels of the square images that --plot counts; multiples of 32.
 PLOT_SIDES = (224, 384, 512, 640, 800, 1024, 1280, 1536, 1792, 2048)
@@ -66,6 +62,9 @@ def main() -> None:
     args = parse_args()
     # Some libraries print while they are imported: that must not end up in the JSON.
     with exit_on_user_error(), redirect_stdout(io.StringIO()):
+        from mmlab_inline.analysis.flops import CONVENTION, DEFAULT_SHAPES, count_config
+        from mmlab_inline.engine import load_config
+
         cfg = load_config(args.config, args.cfg_options)
         costs = count_config(cfg, args.shape)
         if args.plot:
@@ -105,7 +104,7 @@ def walk(
     children = [
         name
         for name, cost in costs.items()
-        if name and name.rpartition('.')[0] == parent and cost != Cost()
+        if name and name.rpartition('.')[0] == parent and any(astuple(cost))
     ]
     for name in children:
         last = name == children[-1]
@@ -141,6 +140,9 @@ def draw_growth(cfg: Config, path: Path) -> None:
 
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
+
+    from mmlab_inline.analysis.flops import build_meta, count_backbone
+    from mmlab_inline.engine.model import image_channels
 
     backbone = build_meta(cfg.model.backbone, cfg.default_scope)
     name = type(backbone).__name__

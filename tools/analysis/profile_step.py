@@ -10,20 +10,11 @@ import argparse
 import os
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmlab_inline.analysis.benchmark import (
-    AMP_DTYPES,
-    ConfigSubject,
-    Device,
-    describe,
-    machine,
-    profile_call,
-)
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.engine.cli import image_size, positive
+from mmlab_inline.choices import AMP_DTYPES
+from mmlab_inline.cli import ArgumentParser, image_size, positive
 from mmlab_inline.utils import exit_on_user_error
 
 
@@ -41,6 +32,17 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it reports a missing GPU as an error
+    import torch
+
+    from mmlab_inline.analysis.benchmark import (
+        ConfigSubject,
+        Device,
+        describe,
+        machine,
+        profile_call,
+    )
+    from mmlab_inline.engine import load_config
+
     if args.threads:
         torch.set_num_threads(args.threads)
     console = Console(highlight=False)

@@ -15,9 +15,7 @@ import yaml
 from mmengine.config import Config
 from rich.progress import track
 
-from mmlab_inline.analysis.flops import count_config
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.engine.config import pretrained_settings
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import UserError, exit_on_user_error
 from mmlab_inline.weights.released import RELEASED_WEIGHTS
 
@@ -50,6 +48,9 @@ def pages(count: bool = True) -> Iterator[tuple[Path, str]]:
     Args:
         count: Count parameters and FLOPs afresh (a minute), or take the metafiles' word.
     """
+    from mmlab_inline.analysis.flops import count_config
+    from mmlab_inline.engine import load_config
+
     metafiles = sorted((ROOT / 'configs').glob('*/*/metafile.yml'))
     index = {'Import': [str(path.relative_to(ROOT)) for path in metafiles]}
     yield ROOT / 'model-index.yml', dump(index)
@@ -112,6 +113,8 @@ def paper_cell(model: dict, metric: str, task: str) -> str:
 
 def weights(model: dict, cfg: Config) -> Iterator[str]:
     """Links to the trained model, once there is one, and to the ImageNet weights it starts from."""
+    from mmlab_inline.engine.config import pretrained_settings
+
     if 'Weights' in model:
         yield f'[model]({model["Weights"]})'
     for _, settings in pretrained_settings(cfg):

@@ -20,10 +20,10 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.datasets.checks import Finding, check_split
 from mmlab_inline.datasets.checks.finding import SEVERITIES
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.utils import UserError, exit_on_user_error
+from mmlab_inline.utils import UserError, counted, exit_on_user_error
 
 SPLITS = ('train', 'val', 'test')
 
@@ -58,6 +58,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
+    from mmlab_inline.engine import load_config
+
     with exit_on_user_error():
         cfg = load_config(args.config, args.cfg_options)
         present = [split for split in SPLITS if cfg.get(f'{split}_dataloader')]
@@ -77,7 +79,7 @@ def main() -> int:
             continue
         checked.append((settings, split))
         findings, count, reading = check_with_bar(cfg, split, args)
-        print(f'{split}: {count} images')
+        print(f'{split}: {counted(count, "image")}')
         for finding in findings:
             found.setdefault(finding, []).append(split)
         images += count

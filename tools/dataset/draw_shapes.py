@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.datasets.shapes import CLASSES, write_dataset
-from mmlab_inline.engine import ArgumentParser
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

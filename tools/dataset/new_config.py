@@ -7,34 +7,23 @@ if they are not split, and writes a config and the commands to train and test it
 is altered.
 """
 
+from __future__ import annotations
+
 import argparse
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from mmlab_inline.choices import DATA_FORMATS
+from mmlab_inline.cli import ArgumentParser, positive
 from mmlab_inline.datasets.checks import check_split
-from mmlab_inline.engine import ArgumentParser, load_config
-from mmlab_inline.engine.cli import positive
-from mmlab_inline.engine.config import pretrained_settings
-from mmlab_inline.own_data import (
-    Options,
-    choose_base,
-    draw_contact_sheet,
-    find_base,
-    print_summary,
-    write_config,
-)
-from mmlab_inline.own_data.readers import (
-    FORMATS,
-    OwnData,
-    arrange_splits,
-    has_masks,
-    read_folder,
-    write_coco,
-    write_label_maps,
-)
 from mmlab_inline.utils import UserError, exit_on_user_error, write_atomically
+
+if TYPE_CHECKING:
+    from mmlab_inline.own_data.readers import OwnData
 
 
 def parse_args() -> argparse.Namespace:
@@ -50,7 +39,11 @@ def parse_args() -> argparse.Namespace:
         help='where config, annotations and contact sheet go (default: work_dirs/own/FOLDER_TASK)',
     )
     parser.add_argument('--overwrite', action='store_true', help='write over what is in DIR')
-    parser.add_argument('--format', choices=FORMATS, help='default: the one that is in FOLDER')
+    parser.add_argument('--format', choices=DATA_FORMATS, help='default: the one that is in FOLDER')
+    parser.add_argument(
+        '--images', metavar='NAME', help='folder in FOLDER with the photographs (default: by name)'
+    )
+    parser.add_argument('--label-maps', metavar='NAME', help='folder in FOLDER with the label maps')
     parser.add_argument(
         '--classes',
         nargs='+',
@@ -59,6 +52,11 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--keep-empty', action='store_true', help='keep classes that no picture shows'
+    )
+    parser.add_argument(
+        '--keep-masks',
+        action='store_true',
+        help='where some objects have a mask, take the boxes of the others for theirs',
     )
     parser.add_argument(
         '--zero',
@@ -78,6 +76,12 @@ def parse_args() -> argparse.Namespace:
         '--base', metavar='CONFIG', help='published config to build on, by name, or a file'
     )
     parser.add_argument('--epochs', type=positive, metavar='N', help='default: by the pictures')
+    parser.add_argument(
+        '--patience',
+        type=positive,
+        metavar='N',
+        help='stop after N evaluations without a better score',
+    )
     parser.add_argument(
         '--short-side', type=positive, metavar='N', help='of resized pictures, pixels'
     )
@@ -117,6 +121,16 @@ def share(text: str) -> float:
 
 def main() -> int:
     args = parse_args()
+    from mmlab_inline.own_data import (
+        Options,
+        choose_base,
+        draw_contact_sheet,
+        find_base,
+        print_summary,
+        write_config,
+    )
+    from mmlab_inline.own_data.readers import arrange_splits, has_masks, read_folder
+
     console = Console()
     with exit_on_user_error():
         name = f'{args.data.absolute().name}_{args.task}'
@@ -128,14 +142,22 @@ def main() -> int:
         if args.load_from and not args.load_from.is_file():
             raise UserError(f'checkpoint {args.load_from} does not exist')
         data = read_folder(
-            args.data, args.task, args.format, args.classes, args.zero, args.keep_empty
+            args.data,
+            args.task,
+            args.format,
+            args.classes,
+            args.zero,
+            args.keep_empty,
+            args.keep_masks,
+            args.images,
+            args.label_maps,
         )
         data.notes += arrange_splits(data, args.val_share, args.seed, args.new_split)
         base = find_base(args.base or choose_base(args.task, has_masks(data)))
         if args.task == 'det' and not has_masks(data) and needs_masks(base[1]):
             raise UserError(
-                f'--base {args.base} learns masks, but not every object has one; leave it out or '
-                'name a detector of boxes'
+                f'--base {args.base} learns masks, but not every object has one; leave it out, '
+                'name a detector of boxes, or give --keep-masks where only some have none'
             )
         print_summary(data, console)
         config = out / f'{name}.py'
@@ -147,11 +169,21 @@ def main() -> int:
             layer_decay=args.layer_decay,
             load_from=args.load_from,
             from_scratch=args.from_scratch,
+            patience=args.patience,
         )
         write_annotations(out, data, args.task)
-        draw_contact_sheet(out / 'contact_sheet.png', data, args.task == 'seg', args.seed)
+        unwritten = draw_contact_sheet(
+            out / 'contact_sheet.png', data, args.task == 'seg', args.seed
+        )
+        if unwritten:
+            numbers = ', '.join(f'{number} {name}' for number, name in unwritten.items())
+            console.print(
+                'note: no font of this system has all letters of the class names; pictures show '
+                f'numbers in their place: {numbers}',
+                markup=False,
+            )
         write_config(config, data, args.task, base, options)
-        fatal = check(config, console)
+        fatal = check(config, args.data, console)
         print_next_steps(config, args, console)
     return int(fatal)
 
@@ -164,6 +196,8 @@ def needs_masks(cfg) -> bool:
 
 def write_annotations(out: Path, data: OwnData, task: str) -> None:
     """Write annotation files, or label maps and lists of pictures."""
+    from mmlab_inline.own_data.readers import write_coco, write_label_maps
+
     if task == 'seg':
         write_label_maps(out / 'label_maps', data)
     for split, pictures in data.splits.items():
@@ -174,32 +208,41 @@ def write_annotations(out: Path, data: OwnData, task: str) -> None:
         write_atomically(out / f'splits/{split}.txt', ('\n'.join(names) + '\n').encode())
 
 
-def check(config: Path, console: Console) -> bool:
+def check(config: Path, source: Path, console: Console) -> bool:
     """Check settings, annotations and image headers; whether a run would stop on them."""
+    from mmlab_inline.engine import load_config
+
     cfg = load_config(str(config))
     found = check_split(cfg, 'train', fast=True)[0] + check_split(cfg, 'val', fast=True)[0]
     for severity in ('fatal', 'warning'):
         for finding in [item for item in found if item.severity == severity][:5]:
             text = f'{severity}: {finding.file}: {finding.problem} -> {finding.remedy}'
             console.print(text, markup=False, highlight=False)
+    if any(finding.severity != 'note' for finding in found):
+        console.print(f'Correct it in {source} and run this again with --overwrite.', markup=False)
     return any(finding.severity == 'fatal' for finding in found)
 
 
 def print_next_steps(config: Path, args: argparse.Namespace, console: Console) -> None:
     """Say what was written and what to run next."""
+    from mmlab_inline.engine import load_config
+    from mmlab_inline.engine.config import pretrained_settings
+
     where = config.relative_to(Path.cwd()) if config.is_relative_to(Path.cwd()) else config
+    quoted = shlex.quote(str(where))
     new_classes = ' --new-classes' if args.load_from else ''
     lines = [f'Look at {where.parent}/contact_sheet.png: are the annotations where they belong?']
     for _, settings in pretrained_settings(load_config(str(config))) if not args.load_from else ():
         path = Path(str(settings.get('checkpoint')))
         if not path.is_file():
             lines.append(
-                f'{path} is not there: python tools/download_weights.py {path.stem} fetches it'
+                f'{path} is not there: python tools/download_weights.py '
+                f'{shlex.quote(path.stem)} fetches it'
             )
     lines += [
         'Then:',
-        f'    python tools/dataset/check.py {where}',
-        f'    python tools/train.py {where}{new_classes}',
+        f'    python tools/dataset/check.py {quoted}',
+        f'    python tools/train.py {quoted}{new_classes}',
     ]
     console.print('\n'.join(lines), markup=False, highlight=False, soft_wrap=True)
 

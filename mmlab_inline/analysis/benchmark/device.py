@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 
+from ...choices import AMP_DTYPES
 from ...utils import UserError
 from ...version import __version__
-
-AMP_DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Device:
 
     Attributes:
         type: ``'cpu'`` or ``'cuda'``.
-        amp: Name in :data:`AMP_DTYPES` of the dtype of autocast, None for float32.
+        amp: Name in :data:`~mmlab_inline.choices.AMP_DTYPES` of autocast, None for float32.
     """
 
     type: str = 'cpu'
@@ -54,7 +53,9 @@ class Device:
 
     def autocast(self) -> AbstractContextManager:
         """Context of forward passes."""
-        return torch.autocast(self.type, AMP_DTYPES[self.amp]) if self.amp else nullcontext()
+        if not self.amp:
+            return nullcontext()
+        return torch.autocast(self.type, getattr(torch, AMP_DTYPES[self.amp]))
 
     def seconds(self, run: Callable[[], object], calls: int) -> float:
         """Mean time of one of several calls, with the device idle before and after."""

@@ -13,18 +13,6 @@ from ...mixers import InLineAttention, QKVMixer
 from ...ops import KERNELS, inline_attention_fast, inline_attention_linear, token_mean
 from ...utils import UserError
 
-# In the order of the table.
-FORMS = {
-    'released': "attention and MLP step by step, as the paper's released classifiers have them",
-    'released-attention': 'the attention alone step by step, everything else as shipped',
-    'textbook': 'inline_attention_linear in every block',
-    'fast': 'inline_attention_fast in every block',
-    'auto': 'what the package does by itself',
-    'compile': 'the same through torch.compile',
-    'softmax': 'softmax attention in every block: another network, PVT or Swin',
-    'floor': 'every token mixer reduced to its value and output projections',
-}
-DEFAULT_FORMS = tuple(form for form in FORMS if form != 'compile')
 # These compute what auto computes.
 EQUAL_FORMS = ('released', 'released-attention', 'textbook', 'fast', 'compile')
 
@@ -96,7 +84,7 @@ def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
 
     Args:
         model: A network, or one token mixer. For ``'softmax'`` the softmax twin already.
-        form: Name in :data:`FORMS`.
+        form: Name in :data:`mmlab_inline.choices.FORMS`.
 
     Raises:
         UserError: The model has nothing that the form could replace.

@@ -13,17 +13,13 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-from ...backbones import InLinePVT, InLineSwin, inline_pvt, inline_swin
+from ... import backbones
+from ...choices import BACKBONES
 from ...engine.model import build_model, errors_of_build, is_own_backbone
 from ...mixers import Site, build_token_mixer
 from ...utils import UserError
 from .device import Device
 
-BACKBONES: dict[str, tuple[type[nn.Module], str]] = {
-    f'inline-{macro}-{alias}': (cls, arch)
-    for macro, cls, module in (('pvt', InLinePVT, inline_pvt), ('swin', InLineSwin, inline_swin))
-    for alias, arch in module.ALIASES.items()
-}
 OBJECTS_PER_IMAGE = 7  # COCO's mean
 
 Outputs = tuple[Tensor, ...] | None
@@ -146,7 +142,7 @@ class BackboneSubject(_Network):
 
     Args:
         device: Where to run.
-        name: In :data:`BACKBONES`.
+        name: In :data:`~mmlab_inline.choices.BACKBONES`.
         options: Further keywords of its class.
         batch: Images of one call.
     """
@@ -155,7 +151,8 @@ class BackboneSubject(_Network):
 
     def __init__(self, device: Device, name: str, options: Mapping, batch: int) -> None:
         super().__init__(device, batch)
-        self.cls, self.arch = BACKBONES[name]
+        cls, self.arch = BACKBONES[name]
+        self.cls = getattr(backbones, cls)
         self.options = {'drop_path_rate': 0.0, **options}
         self.name = name
         self.title = f'backbone {name}'

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ...choices import MIN_ROUNDS
 from ...utils import UserError
 from .forms import EQUAL_FORMS, form_forwards, replaced
 from .subjects import Outputs, Subject
@@ -16,7 +17,6 @@ from .traffic import KeptBytes, MovedBytes
 
 # One sample is as many calls as take this long: clocks and kernel launches are then no matter.
 SAMPLE_SECONDS = 0.05
-MIN_ROUNDS = 3
 
 # Called with what is being done and the share of the work that is done.
 Report = Callable[[str, float], None]

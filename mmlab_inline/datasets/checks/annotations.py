@@ -188,9 +188,9 @@ def _check_box(item: Mapping, image: Mapping, place: str, add) -> bool:
         add('fatal', 'box-malformed', f'{place}: bbox {box} is not four numbers', EXPORT)
         return False
     x, y, width, height = box
-    shown = f'{place}: box {box}'
+    shown = f'{place}: box [{", ".join(f"{n:g}" for n in box)}]'
     dropped = 'the object is left out'
-    form = 'COCO boxes are x, y, width, height in pixels; correct it or take it out'
+    form = 'boxes are x, y, width, height in pixels; correct it or take it out'
     if width < 0 or height < 0:
         add('warning', 'box-negative', f'{shown} has a negative side: {dropped}', form)
         return False
@@ -203,7 +203,7 @@ def _check_box(item: Mapping, image: Mapping, place: str, add) -> bool:
         add('warning', 'box-outside', f'{shown} lies outside of {size}: {dropped}', form)
         return False
     if item['area'] <= 0:
-        problem = f'{place}: area {item["area"]} is not positive: {dropped}'
+        problem = f'{place}: area {item["area"]:g} is not positive: {dropped}'
         add('warning', 'area-not-positive', problem, 'write the area of mask or box')
         return False
     if max(-x, -y, right, bottom) > 1:

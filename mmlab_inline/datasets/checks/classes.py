@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from ...utils import counted
 from .finding import Finding, fatal
 from .settings import class_names, dataset_class, reduces_zero, transforms
 
@@ -43,7 +44,8 @@ def check_classes(cfg: Config, dataset: Mapping) -> list[Finding]:
                     fatal(
                         'num-classes',
                         'config',
-                        f'{place}.num_classes={count}, but the dataset has {len(classes)} classes',
+                        f'{place}.num_classes={count}, but the dataset has '
+                        f'{counted(len(classes), "class")}',
                         f'set {place}.num_classes={len(classes)}, or metainfo.classes of the '
                         'dataset',
                     )
@@ -62,6 +64,11 @@ def check_classes(cfg: Config, dataset: Mapping) -> list[Finding]:
                     )
                 )
     return findings
+
+
+def is_background(name: str) -> bool:
+    """Whether a class is what is left of a picture beside the objects: nothing to look at."""
+    return name.strip(' _-').lower() in ('background', 'bg', 'back ground')
 
 
 def class_counts(node: object, place: str) -> Iterator[tuple[str, int]]:

@@ -1,7 +1,8 @@
 """An image file as the configured loader sees it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,11 @@ from ...utils import one_line
 from .finding import Finding, first_fatal, recorder
 from .settings import transforms
 
+# Of files that Pillow and OpenCV read alike.
+IMAGE_SUFFIXES = (
+    *('.apng', '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.mpo'),
+    *('.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp'),
+)
 # OpenCV's default limit; OPENCV_IO_MAX_IMAGE_PIXELS raises it.
 _CV2_PIXELS = 2**30
 # The decoded image, and what resizing and converting it makes beside it.
@@ -82,8 +88,8 @@ def check_image(
         header = _read_header(path)
     except UnidentifiedImageError:
         header = None
-    except Exception as error:  # a damaged header fails in any way
-        add('fatal', 'image-unreadable', f'does not open ({one_line(error)})', _REPLACE)
+    except Exception:  # a damaged header fails in any way
+        add('fatal', 'image-unreadable', 'is damaged: its header does not read', _REPLACE)
         return findings, None
     if header is None and fast:
         add('fatal', 'image-unreadable', 'is no image that Pillow knows', _REPLACE)
@@ -147,21 +153,27 @@ class _Header:
         return self.size if turned else self.size[::-1]
 
 
-def _read_header(path: str) -> _Header:
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # nothing is decoded here
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Let Pillow open large images: they are the user's own, and memory is looked at apart."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
-            # For a PNG without EXIF before its pixels, getexif() would decode them all.
-            tags = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
-            return _Header(
-                image.mode,
-                image.size,
-                tags.get(_EXIF_ORIENTATION, 1),
-                image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info,
-                image.mode[0] in 'IF' or ';16' in str(image.tile),
-            )
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _read_header(path: str) -> _Header:
+    with any_size(), Image.open(path) as image:
+        # For a PNG without EXIF before its pixels, getexif() would decode them all.
+        tags = image.getexif() if image.format != 'PNG' or 'exif' in image.info else {}
+        return _Header(
+            image.mode,
+            image.size,
+            tags.get(_EXIF_ORIENTATION, 1),
+            image.mode in ('RGBA', 'LA', 'PA') or 'transparency' in image.info,
+            image.mode[0] in 'IF' or ';16' in str(image.tile),
+        )
 
 
 def _check_header(header: _Header, loading: ImageLoading, annotated, add) -> None:
@@ -261,10 +273,10 @@ def _decode(path: str, header: _Header | None, loading: ImageLoading, add) -> np
     content = Path(path).read_bytes()
     torn = _torn(content)
     try:
-        pixels = mmcv.imfrombytes(content, flag=loading.color_type, backend=loading.backend)
-        reason = 'it returns nothing'
-    except Exception as error:  # each decoder has its own
-        pixels, reason = None, one_line(error)
+        with any_size():
+            pixels = mmcv.imfrombytes(content, flag=loading.color_type, backend=loading.backend)
+    except Exception:  # each decoder has its own
+        pixels = None
     if torn:
         rest = 'refuses it' if pixels is None else 'fills the rest with grey without a word'
         add(
@@ -280,8 +292,8 @@ def _decode(path: str, header: _Header | None, loading: ImageLoading, add) -> np
         add(
             'fatal',
             'image-unreadable',
-            f'is {header.mode} and does not load with {loading.backend} ({reason})',
-            'save it as 8-bit RGB, PNG or JPEG',
+            f'is {header.mode} and does not load with {loading.backend}',
+            'save it as 8-bit RGB, PNG or JPEG, or copy it anew if it is that already',
         )
     return pixels
 
@@ -289,7 +301,7 @@ def _decode(path: str, header: _Header | None, loading: ImageLoading, add) -> np
 def _torn(content: bytes) -> str | None:
     """What Pillow says of a file that ends too early, else None."""
     try:
-        with Image.open(BytesIO(content)) as image:
+        with any_size(), Image.open(BytesIO(content)) as image:
             image.draft('L', (1, 1))  # JPEG at an eighth of its size: the whole file is read
             image.load()
     except OSError as error:

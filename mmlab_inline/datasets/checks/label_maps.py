@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ...utils import one_line
 from .finding import Finding, recorder
-from .images import file_problem
+from .images import any_size, file_problem
 
 _IGNORED = 255
 _REDRAW = 'save one channel of 8 bits, whose values are the class numbers'
@@ -66,15 +65,16 @@ def check_label_map(
         return findings, Counter()
     try:
         if fast:
-            with Image.open(path) as header:
+            with any_size(), Image.open(path) as header:
                 size = header.size[::-1]
                 channels = len(header.getbands())
         else:
             import mmcv  # here, so that whoever reads no pixels does without
 
-            pixels = mmcv.imfrombytes(
-                Path(path).read_bytes(), flag='unchanged', backend=loading.backend
-            )
+            with any_size():
+                pixels = mmcv.imfrombytes(
+                    Path(path).read_bytes(), flag='unchanged', backend=loading.backend
+                )
             if pixels is None:
                 raise ValueError(f'{loading.backend} returns nothing')
             size = pixels.shape[:2]
@@ -84,7 +84,7 @@ def check_label_map(
         add(
             'fatal',
             'label-map-unreadable',
-            'is no image' if unknown else f'does not load ({one_line(error)})',
+            'is no image' if unknown else f'is damaged: {loading.backend} does not read it',
             'copy it anew from its source, or take its image out of the data',
         )
         return findings, Counter()

@@ -267,9 +267,13 @@ def _for_each(
     with contextlib.ExitStack() as stack:
         results = map(check, jobs)
         if workers and len(jobs) > _CHUNK:
-            pool = stack.enter_context(
-                ProcessPoolExecutor(workers, get_context('fork'), _prepare_worker)
-            )
+            import cv2
+
+            # One process a core is enough. Set before they are forked: in them, OpenCV would wait
+            # for ever for threads that only this process has.
+            stack.callback(cv2.setNumThreads, cv2.getNumThreads())
+            cv2.setNumThreads(1)
+            pool = stack.enter_context(ProcessPoolExecutor(workers, get_context('fork')))
             results = pool.map(check, jobs, chunksize=_CHUNK)
         if progress:
             progress(0, len(jobs))
@@ -279,9 +283,3 @@ def _for_each(
             if progress:
                 progress(done, len(jobs))
     return findings, values
-
-
-def _prepare_worker() -> None:
-    import cv2
-
-    cv2.setNumThreads(1)  # one process a core is enough

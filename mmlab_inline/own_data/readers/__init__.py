@@ -2,12 +2,12 @@
 
 from .coco import write_coco
 from .data import OwnData, Picture, has_masks, listed, mask_of
-from .formats import FORMATS, read_folder
+from .formats import read_folder
 from .label_maps import draw_label_map, write_label_maps
-from .split import SPLITS, arrange_splits
+from .names import SPLITS
+from .split import arrange_splits
 
 __all__ = [
-    'FORMATS',
     'SPLITS',
     'OwnData',
     'Picture',

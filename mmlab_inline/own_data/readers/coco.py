@@ -1,32 +1,32 @@
 """COCO instances, as exported by Roboflow, CVAT, Label Studio and others, in and out."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from ...datasets.checks.annotations import EXPORT
 from ...utils import UserError, one_line, write_atomically
-from .data import OwnData, Picture, make_object
-from .folder import Folder, refuse_missing, size_of
+from .data import OwnData, Picture, identifier, make_object, number
+from .folder import Folder, size_of
 
 _LISTS = ('images', 'annotations', 'categories')
 
 
-def find_coco(folder: Folder) -> list[Path]:
-    """The files below a folder that hold COCO instances."""
-    found = []
+def find_coco(folder: Folder) -> dict[Path, dict]:
+    """The files below a folder that hold COCO instances, with their content."""
+    found = {}
     for path in folder.with_suffix('.json'):
         try:
             content = json.loads(path.read_bytes())
         except ValueError:
             raise UserError(f'{path} is no JSON; export it again or remove it') from None
         if isinstance(content, dict) and all(isinstance(content.get(k), list) for k in _LISTS):
-            found.append(path)
+            found[path] = content
     return found
 
 
-def read_coco(folder: Folder, files: Sequence[Path]) -> OwnData:
+def read_coco(folder: Folder, files: Mapping[Path, Mapping]) -> OwnData:
     """Read COCO instances.
 
     Splits come from the names of the files and of the folders that they lie in.
@@ -38,16 +38,14 @@ def read_coco(folder: Folder, files: Sequence[Path]) -> OwnData:
     Raises:
         UserError: The files contradict each other or are damaged, or pictures are missing.
     """
-    contents = {}
-    for split, path in _one_file_per_split(folder, files).items():
-        contents[split] = json.loads(path.read_bytes()), path
+    splits = _one_file_per_split(folder, files)
     data = OwnData(folder.root, 'COCO', [], {})
-    for content, path in contents.values():
+    for path in splits.values():
         with _told_as_damage(path):
-            data.classes += [name for name in _names(content) if name not in data.classes]
-    for split, (content, path) in contents.items():
+            data.classes += [n for n in _names(files[path]).values() if n not in data.classes]
+    for split, path in splits.items():
         with _told_as_damage(path):
-            data.splits[split] = _read_pictures(folder, content, path, data.classes)
+            data.splits[split] = _read_pictures(folder, files[path], path, data.classes)
     return data
 
 
@@ -58,20 +56,22 @@ def write_coco(path: Path, data: OwnData, pictures: Sequence[Picture]) -> None:
         UserError: The file cannot be written.
     """
     images, annotations = [], []
-    for number, picture in enumerate(pictures, 1):
+    for image_id, picture in enumerate(pictures, 1):
         height, width = picture.size
         name = picture.path.relative_to(data.root).as_posix()
-        images.append(dict(id=number, file_name=name, height=height, width=width))
+        images.append(dict(id=image_id, file_name=name, height=height, width=width))
         for item in picture.objects:
             item = dict(item)
-            item.update(id=len(annotations) + 1, image_id=number, category_id=item.pop('label') + 1)
+            item.update(
+                id=len(annotations) + 1, image_id=image_id, category_id=item.pop('label') + 1
+            )
             annotations.append(item)
-    categories = [dict(id=number, name=name) for number, name in enumerate(data.classes, 1)]
+    categories = [dict(id=place, name=name) for place, name in enumerate(data.classes, 1)]
     content = dict(images=images, annotations=annotations, categories=categories)
     write_atomically(path, json.dumps(content).encode())
 
 
-def _one_file_per_split(folder: Folder, files: Sequence[Path]) -> dict[str | None, Path]:
+def _one_file_per_split(folder: Folder, files: Iterable[Path]) -> dict[str | None, Path]:
     chosen: dict[str | None, Path] = {}
     for path in files:
         split = folder.split_of(path, with_name=True)
@@ -104,16 +104,28 @@ def _told_as_damage(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _names(content: Mapping) -> list[str]:
-    """Names of the categories in the order of their ids."""
-    categories = sorted(content['categories'], key=lambda item: item['id'])
-    names = [str(item['name']) for item in categories]
-    repeated = {name for name in names if names.count(name) > 1}
+def _names(content: Mapping) -> dict:
+    """Names of the categories by their ids, in the order of these, without names of groups."""
+    used = {identifier(item['category_id']) for item in content['annotations']}
+    named: dict = {}
+    for item in content['categories']:
+        named.setdefault(identifier(item['id']), item)
+    kept = {
+        key: str(item['name'])
+        for key, item in named.items()
+        if key in used
+        or not any(
+            str(item['name']) in (str(other['name']), str(other.get('supercategory')))
+            for other in named.values()
+            if other is not item
+        )
+    }
+    repeated = {name for name in kept.values() if list(kept.values()).count(name) > 1}
     if repeated:
         raise UserError(
             f'several categories are called {min(repeated)!r}; merge them where they were made'
         )
-    return names
+    return {key: kept[key] for key in sorted(kept, key=lambda key: (isinstance(key, str), key))}
 
 
 def _read_pictures(
@@ -121,36 +133,55 @@ def _read_pictures(
 ) -> list[Picture]:
     pictures, missing = {}, []
     for image in content['images']:
-        if image['id'] in pictures:
-            raise UserError(f'{path}: several images have the id {image["id"]}; {EXPORT}')
-        found = folder.find_picture(image['file_name'], path)
+        key = identifier(image['id'])
+        if key in pictures:
+            raise UserError(f'{path}: several images have the id {image["id"]!r}; {EXPORT}')
+        found = folder.find_picture(str(image['file_name']), path)
         if found is None:
-            missing.append(image['file_name'])
+            missing.append(str(image['file_name']))
             continue
-        height, width = image.get('height'), image.get('width')
-        size = (int(height), int(width)) if height and width else size_of(found)
-        pictures[image['id']] = Picture(found, size)
-    refuse_missing(missing, len(content['images']), folder.relative(path), folder.root)
-    labels = {item['id']: classes.index(str(item['name'])) for item in content['categories']}
+        what = f'{path}: the {{}} of image {image["id"]!r}'
+        size = [
+            int(number(image.get(side) or 0, what.format(side), EXPORT))
+            for side in ('height', 'width')
+        ]
+        pictures[key] = Picture(found, tuple(size) if all(size) else size_of(found))
+    folder.refuse_missing(missing, len(content['images']), folder.relative(path))
+    labels = {key: classes.index(name) for key, name in _names(content).items()}
     for item in content['annotations']:
-        if item['category_id'] not in labels:
+        what = f'{path}: annotation {item["id"]!r}'
+        label = labels.get(identifier(item['category_id']))
+        if label is None:
             raise UserError(
-                f'{path}: annotation {item["id"]} has category_id {item["category_id"]}, which the '
-                f'categories do not have; {EXPORT}'
+                f'{what} has category_id {item["category_id"]!r}, which the categories do not '
+                f'have; {EXPORT}'
             )
-        picture = pictures.get(item['image_id'])
+        picture = pictures.get(identifier(item['image_id']))
         if picture is None:
             raise UserError(
-                f'{path}: annotation {item["id"]} is of image_id {item["image_id"]}, which the '
-                f'images do not have; {EXPORT}'
+                f'{what} is of image_id {item["image_id"]!r}, which the images do not have; '
+                f'{EXPORT}'
             )
-        made = make_object(
-            labels[item['category_id']],
-            picture.size,
-            item.get('bbox'),
-            item.get('segmentation'),
-            int(item.get('iscrowd') or 0),
-        )
+        box, mask = item.get('bbox'), item.get('segmentation')
+        if box:
+            box = [number(n, f'{what}: a number of its bbox', EXPORT) for n in box]
+        if isinstance(mask, list):
+            mask = [
+                [number(n, f'{what}: a number of its polygon', EXPORT) for n in polygon]
+                for polygon in (mask if not mask or isinstance(mask[0], list) else [mask])
+            ]
+        elif isinstance(mask, Mapping) and isinstance(mask['counts'], list):
+            lengths = {
+                key: [
+                    int(number(n, f'{what}: a number of its run lengths', EXPORT))
+                    for n in mask[key]
+                ]
+                for key in ('size', 'counts')
+            }
+            mask = {**mask, **lengths}
+        crowd = item.get('iscrowd') or 0
+        crowd = int(crowd is True or number(crowd, f'{what}: iscrowd', EXPORT))
+        made = make_object(label, picture.size, box, mask, crowd)
         if made:
             picture.objects.append(made)
     return list(pictures.values())

@@ -1,5 +1,6 @@
 """What every reader gives: pictures with objects or label maps, by split."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from pycocotools import mask as coco_mask
+
+from ...utils import UserError
 
 
 @dataclass
@@ -47,6 +50,7 @@ class OwnData:
         splits: Pictures by ``'train'``, ``'val'``, ``'test'``, or ``None`` where nothing tells.
         coding: Label of each value or ``(r, g, b)`` in the label maps, 255 to ignore it.
         notes: What the user should know about how the folder was read.
+        listed: Split of each picture as a description of the data gives it; None: there is none.
     """
 
     root: Path
@@ -55,10 +59,42 @@ class OwnData:
     splits: dict[str | None, list[Picture]]
     coding: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    listed: dict[Path, str] | None = None
 
     def pictures(self) -> Iterator[Picture]:
         """The pictures of all splits."""
         return (picture for pictures in self.splits.values() for picture in pictures)
+
+
+def number(value: object, what: str, remedy: str) -> float:
+    """A number of an annotation file, which may stand there as text.
+
+    Args:
+        value: As it was read.
+        what: What it is and where, for the message.
+        remedy: What to do, for the message.
+
+    Raises:
+        UserError: It is none, or not finite.
+    """
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise UserError(f'{what} is {value!r}, which is no number; {remedy}')
+    return found
+
+
+def identifier(value: object) -> object:
+    """An id or class number as ids compare: 7, 7.0, '7' and '7.0' are one."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return value
+    return int(found) if found.is_integer() and abs(found) < 2**53 else value
 
 
 def make_object(
@@ -103,6 +139,28 @@ def has_masks(data: OwnData) -> bool:
     """Whether every object has a mask."""
     items = [item for picture in data.pictures() for item in picture.objects]
     return bool(items) and all('segmentation' in item for item in items)
+
+
+def complete_masks(data: OwnData, keep: bool) -> None:
+    """Say which objects lack a mask that others have, or give them their box as a mask."""
+    pairs = [(picture, item) for picture in data.pictures() for item in picture.objects]
+    lacking = [pair for pair in pairs if 'segmentation' not in pair[1]]
+    if not lacking or len(lacking) == len(pairs):
+        return
+    picture, item = lacking[0]
+    name = picture.path.relative_to(data.root).as_posix()
+    text = (
+        f'{len(lacking)} of {len(pairs)} objects have a box but no mask, the first of class '
+        f'{data.classes[item["label"]]} in {name}'
+    )
+    if not keep:
+        data.notes.append(f'{text}: no mask is learned; --keep-masks takes boxes for the masks')
+        return
+    data.notes.append(f'{text}: the box is taken for the mask')
+    for _, item in lacking:
+        x, y, width, height = item['bbox']
+        right, bottom = x + width, y + height
+        item['segmentation'] = [[x, y, right, y, right, bottom, x, bottom]]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -4,12 +4,13 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from ...utils import UserError
+from ...utils import UserError, counted
 from .coco import find_coco, read_coco
-from .data import OwnData, listed
+from .data import OwnData, complete_masks, listed
 from .folder import Folder
-from .label_maps import find_label_maps, read_label_maps, to_label_maps
+from .label_maps import read_label_maps, to_label_maps
 from .label_names import IGNORED, Names, read_names
+from .lists import split_by_lists
 from .voc import find_voc, read_voc
 from .yolo import find_yolo, read_yolo
 
@@ -18,7 +19,11 @@ _OBJECTS = {
     'yolo': (find_yolo, read_yolo),
     'voc': (find_voc, read_voc),
 }
-FORMATS = (*_OBJECTS, 'label-maps')
+_DIALECTS = {'yolo-polygons': 'polygons', 'yolo-pose': 'pose'}
+_LAYOUT = (
+    'photographs in a folder such as images, img_dir, JPEGImages or leftImg8bit, label maps of the '
+    'same names in one such as masks, labels, annotations, ann_dir, SegmentationClass or gtFine'
+)
 
 
 def read_folder(
@@ -28,23 +33,30 @@ def read_folder(
     classes: list[str] | None = None,
     zero: str | None = None,
     keep_empty: bool = False,
+    keep_masks: bool = False,
+    images: str | None = None,
+    label_maps: str | None = None,
 ) -> OwnData:
     """Read a folder, whatever format it is in.
 
     Args:
         root: The folder.
         task: ``'det'``, or ``'seg'``: label maps, or objects with masks if there are none.
-        form: One of :data:`FORMATS`; None: the one that is there.
+        form: One of :data:`~mmlab_inline.choices.DATA_FORMATS`; None: the one that is there.
         classes: Names in place of those in the folder, in the order of their labels; for label
             maps also one file of names.
         zero: For label maps, as in :func:`resolve_coding`.
         keep_empty: Keep classes without any object or pixel.
+        keep_masks: Where some objects have a mask, take the boxes of the others for theirs.
+        images: Folder of the photographs; None: by the names of the folders.
+        label_maps: Folder of the label maps; None: by the names of folders and files.
 
     Raises:
         UserError: Nothing or too much is there, or it cannot be read.
     """
-    folder = Folder(root)
-    maps = find_label_maps(folder) if task == 'seg' and form in (None, 'label-maps') else []
+    roles = {label_maps: 'label map', images: 'photograph'}
+    folder = Folder(root, {name: role for name, role in roles.items() if name})
+    maps = folder.label_maps() if task == 'seg' and form in (None, 'label-maps') else {}
     if maps:
         data = read_label_maps(folder, maps, _given_names(classes), zero)
     else:
@@ -52,10 +64,13 @@ def read_folder(
         if classes:
             if len(classes) != len(data.classes):
                 raise UserError(
-                    f'--classes has {len(classes)} names, the data {len(data.classes)} classes: '
+                    f'--classes has {counted(len(classes), "name")}, the data '
+                    f'{counted(len(data.classes), "class")}: '
                     f'{", ".join(data.classes)}'
                 )
             data.classes = list(classes)
+    split_by_lists(data, folder, 'Segmentation' if maps else 'Main')
+    data.notes[:0] = folder.notes
     pictures = list(data.pictures())
     if not any(picture.amounts() for picture in pictures):
         raise UserError(
@@ -63,6 +78,7 @@ def read_folder(
         )
     if not keep_empty:
         data = _without_empty(data)
+    complete_masks(data, keep_masks)
     if task == 'seg' and not maps:
         data = to_label_maps(data)
     if task == 'seg' and len(data.classes) > IGNORED:
@@ -71,17 +87,20 @@ def read_folder(
 
 
 def _read_objects(folder: Folder, task: str, form: str | None) -> OwnData:
+    dialect = _DIALECTS.get(form)
+    form = 'yolo' if dialect else form
     found = {
         name: files
         for name, (find, _) in _OBJECTS.items()
         if form in (None, name) and (files := find(folder))
     }
     if len(found) > 1:
-        places = ', '.join(f'{name} ({folder.relative(f[0])})' for name, f in found.items())
+        places = ', '.join(
+            f'{name} ({folder.relative(next(iter(f)))})' for name, f in found.items()
+        )
         raise UserError(f'{folder.root} holds several formats: {places}; choose one by --format')
     if not found:
-        maps = find_label_maps(folder)
-        if task == 'det' and maps:
+        if task == 'det' and any(folder.label_maps().values()):
             raise UserError(
                 f'{folder.root} holds label maps, which do not tell objects apart; use --task seg'
             )
@@ -90,12 +109,15 @@ def _read_objects(folder: Folder, task: str, form: str | None) -> OwnData:
             'Pascal VOC (.xml)'
         )
         raise UserError(
-            f'{folder.root} holds {len(folder.pictures)} pictures but no {looked}'
-            + (' or label maps (images/a.jpg with masks/a.png)' if task == 'seg' else '')
-            + '; export the annotations as COCO into it'
+            f'{folder.root} holds {counted(len(folder.pictures), "picture")} but no {looked}; '
+            + (
+                f'put {_LAYOUT}, or name the two by --images and --label-maps'
+                if task == 'seg' and form in (None, 'label-maps')
+                else 'export the annotations as COCO into it'
+            )
         )
     ((name, files),) = found.items()
-    return _OBJECTS[name][1](folder, files)
+    return read_yolo(folder, files, dialect) if name == 'yolo' else _OBJECTS[name][1](folder, files)
 
 
 def _given_names(classes: list[str] | None) -> Names | None:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...utils import UserError
+from ...utils import UserError, counted
 from .data import OwnData, Picture
 
-SPLITS = ('train', 'val', 'test')
 # Shuffles to choose from; fewer where there are many pictures, which need it less.
 _TRIES = 1000
 _LEAST_TRIES, _PICTURES_SHUFFLED = 20, 200_000
@@ -20,7 +19,8 @@ def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = Fals
     """Give data a train and a val split, and keep a test split, by altering ``data.splits``.
 
     Splits of the folder are kept if they have pictures to train and to evaluate on; a test split
-    stands in for val. Else all pictures are parted by :func:`split_pictures`.
+    stands in for val. Else the pictures are parted by :func:`split_pictures`, without those of the
+    test split.
 
     Args:
         data: The data.
@@ -35,7 +35,10 @@ def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = Fals
         UserError: There are not two different pictures.
     """
     splits, notes = data.splits, []
-    if not anew and 'train' in splits and splits.keys() & {'val', 'test'}:
+    if not anew and None in splits and 'train' not in splits and 'val' in splits:
+        splits['train'] = splits.pop(None)
+        notes.append('there is no train split: the pictures in no split are trained on')
+    if not anew and 'train' in splits and splits.keys() & {'val', 'test'} and splits['train']:
         outside = splits.pop(None, [])
         if outside:
             notes.append(f'pictures in no split, left out: {len(outside)}')
@@ -51,15 +54,20 @@ def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = Fals
                 'them anew'
             )
         return notes
+    tests = {} if anew or 'test' not in splits else {'test': splits.pop('test')}
     pictures = list(data.pictures())
+    if tests and not pictures:
+        raise UserError(
+            f'all pictures of {data.root} are called test; --new-split parts them all the same'
+        )
     train, val = split_pictures(pictures, len(data.classes), share, seed)
     if not val:
         raise UserError(
-            f'{data.root} has {len(pictures)} annotated pictures that differ; at least two are '
-            'needed, one to train and one to evaluate on'
+            f'{data.root} has {counted(len(pictures), "annotated picture")} that differ; at least '
+            'two are needed, one to train and one to evaluate on'
         )
-    data.splits = {'train': train, 'val': val}
-    return [f'split anew, seed {seed}: {len(val)} of {len(pictures)} pictures are held out']
+    data.splits = {'train': train, 'val': val, **tests}
+    return [*notes, f'split anew, seed {seed}: {len(val)} of {len(pictures)} pictures are held out']
 
 
 def split_pictures(

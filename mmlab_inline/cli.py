@@ -1,16 +1,16 @@
-"""What the command lines of all tools share."""
+"""What the command lines of all tools share; it takes no torch, so that --help comes at once."""
 
 import argparse
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
-from .config import load_config
-from .processes import TIMEOUT, check_launcher
+# Seconds that a process waits for the others before it takes them for hung. While one computes the
+# metrics of a large set or reads from a slow disk, the others wait.
+TIMEOUT = 1800
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ class ArgumentParser(argparse.ArgumentParser):
         )
 
     def add_run_arguments(self) -> None:
-        """What a run has beside its config; :func:`load_run_config` reads it.
+        """What a run has beside its config; :func:`.engine.load_run_config` reads it.
 
         --work-dir, --launcher, --timeout, and the rank that some launchers pass as an argument.
         """
@@ -54,20 +54,6 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_argument(
             '--local_rank', '--local-rank', action=_RankAction, type=int, help=argparse.SUPPRESS
         )
-
-
-def load_run_config(args: argparse.Namespace) -> Config:
-    """The config of a run, with its work folder and launcher.
-
-    Raises:
-        UserError: As :func:`.config.load_config` and :func:`.processes.check_launcher`.
-    """
-    cfg = load_config(args.config, args.cfg_options)
-    cfg.launcher = args.launcher
-    check_launcher(cfg)
-    if args.work_dir or not cfg.get('work_dir'):
-        cfg.work_dir = args.work_dir or str(Path('work_dirs', Path(args.config).stem))
-    return cfg
 
 
 def positive(text: str) -> int:
