@@ -21,7 +21,7 @@ JOBS := 2
 pytest = -m pytest tests --numprocesses $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-openmmlab lint docs
+.PHONY: help setup demo test test-all test-openmmlab lint format docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ lint: ## Check style and format
 	@$(environment)
 	@$(PYTHON) -m ruff check
 	@$(PYTHON) -m ruff format --check
+
+format: ## Put in order what lint would complain of, where that goes by itself
+	@$(environment)
+	@$(PYTHON) -m ruff check --fix
+	@$(PYTHON) -m ruff format
 
 docs: ## Build the site into site/
 	@$(environment)

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
+from traceback import walk_tb
 from types import TracebackType
 
 PACKAGE = Path(__file__).resolve().parent
@@ -264,7 +265,10 @@ def explain_import_error(kind: type, error: BaseException, trace: TracebackType 
     The line is the first problem of the report. With MMLAB_INLINE_TRACEBACK=1, and where the report
     knows none, it is Python's traceback.
     """
-    if issubclass(kind, ImportError) and os.environ.get('MMLAB_INLINE_TRACEBACK') != '1':
+    # A library that is torn raises whatever it meets, in the body of a module.
+    bodies = [frame for frame, _ in walk_tb(trace) if frame.f_code.co_name == '<module>'][1:]
+    of_import = issubclass(kind, ImportError) or bodies
+    if of_import and os.environ.get('MMLAB_INLINE_TRACEBACK') != '1':
         problem = next(find_problems(probe_modules(), installed_distributions()), None)
         if problem:
             sys.stdout.flush()

@@ -5,7 +5,6 @@ mmseg's Upsample by one that keeps integers. Attention, windows and position emb
 forms without a branch on the size themselves while an export is traced.
 """
 
-import copy
 import json
 import logging
 import math
@@ -17,15 +16,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
 from .choices import EXPORT_FORMATS
-from .engine.config import drop_pretrained
-from .engine.model import errors_of_build, image_channels
-from .engine.preflight import load_weights
-from .utils import UserError, load_checkpoint, one_line
+from .engine.model import build_model, image_channels, load_weights
+from .utils import UserError, one_line
 from .version import __version__
 
 # (B, H, W) of the example that is traced: several windows in every stage of InLine-Swin.
@@ -130,7 +126,6 @@ class ExportModule(nn.Module):
             self.register_buffer('mean', processor.mean.clone().view(-1, 1, 1))
             self.register_buffer('std', processor.std.clone().view(-1, 1, 1))
         self.model = model
-        revert_sync_batchnorm(model)
         for name, module in list(model.named_modules()):
             replacement = _replacement(module)
             if replacement is not None:
@@ -210,15 +205,10 @@ def build_export_module(
     Raises:
         UserError: The model does not build, is not supported, or the checkpoint does not fit.
     """
-    cfg = copy.deepcopy(cfg)
-    drop_pretrained(cfg)
     if 'model' not in cfg:
         raise UserError('the config has no model')
-    scoped = DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmengine'))
-    with errors_of_build(), scoped:
-        model = MODELS.build(cfg.model)
-        classes = _class_names(cfg, checkpoint)
-    load_weights(model, checkpoint)
+    model = build_model(cfg.model, cfg.get('default_scope', 'mmengine'))
+    classes = _class_names(cfg, load_weights(model, checkpoint))
     if not hasattr(model, 'backbone'):
         raise UserError(f'{type(model).__name__} is not supported: it has no backbone')
     channels = image_channels(cfg.model)
@@ -403,18 +393,14 @@ def _numbered(name: str, maps: tuple[Tensor, ...] | list[Tensor]) -> dict[str, T
     return {f'{name}{index}': x for index, x in enumerate(maps)}
 
 
-def _class_names(cfg: Config, checkpoint: str) -> list[str]:
+def _class_names(cfg: Config, meta: Mapping) -> list[str]:
     """Class names: the checkpoint's, else the config's, else those of its dataset type."""
-    if Path(checkpoint).is_file():
-        content = load_checkpoint(checkpoint)
-        meta = content.get('meta') if isinstance(content, dict) else None
-        names = ((meta or {}).get('dataset_meta') or {}).get('classes')
-        if names:
-            return list(names)
     dataset = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    names = (dataset.get('metainfo') or {}).get('classes')
-    if not names and dataset.get('type'):
+    names = [
+        (part or {}).get('classes') for part in (meta.get('dataset_meta'), dataset.get('metainfo'))
+    ]
+    if not any(names) and dataset.get('type'):
         name = dataset['type']
         scoped = name if '.' in name else f'{cfg.default_scope}.{name}'
-        names = getattr(DATASETS.get(scoped), 'METAINFO', {}).get('classes')
-    return list(names or [])
+        names.append(getattr(DATASETS.get(scoped), 'METAINFO', {}).get('classes'))
+    return list(next(filter(None, names), []))

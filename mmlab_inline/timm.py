@@ -11,7 +11,7 @@ checkpoints: weights move between both, and from the authors' files to either.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -378,36 +378,18 @@ def _create(cls: type[_Classifier], name: str, pretrained: bool, **kwargs: objec
     )
 
 
-@register_model
-def inline_pvt_tiny(pretrained: bool = False, **kwargs: object) -> nn.Module:
-    return _create(InLinePVTClassifier, 'inline_pvt_tiny', pretrained, **kwargs)
+def _entry_point(cls: type[_Classifier], name: str) -> Callable[..., nn.Module]:
+    def build(pretrained: bool = False, **kwargs: object) -> nn.Module:
+        return _create(cls, name, pretrained, **kwargs)
+
+    build.__name__ = build.__qualname__ = name  # what timm calls the model
+    return register_model(build)
 
 
-@register_model
-def inline_pvt_small(pretrained: bool = False, **kwargs: object) -> nn.Module:
-    return _create(InLinePVTClassifier, 'inline_pvt_small', pretrained, **kwargs)
-
-
-@register_model
-def inline_pvt_medium(pretrained: bool = False, **kwargs: object) -> nn.Module:
-    return _create(InLinePVTClassifier, 'inline_pvt_medium', pretrained, **kwargs)
-
-
-@register_model
-def inline_pvt_large(pretrained: bool = False, **kwargs: object) -> nn.Module:
-    return _create(InLinePVTClassifier, 'inline_pvt_large', pretrained, **kwargs)
-
-
-@register_model
-def inline_swin_tiny(pretrained: bool = False, **kwargs: object) -> nn.Module:
-    return _create(InLineSwinClassifier, 'inline_swin_tiny', pretrained, **kwargs)
-
-
-@register_model
-def inline_swin_small(pretrained: bool = False, **kwargs: object) -> nn.Module:
-    return _create(InLineSwinClassifier, 'inline_swin_small', pretrained, **kwargs)
-
-
-@register_model
-def inline_swin_base(pretrained: bool = False, **kwargs: object) -> nn.Module:
-    return _create(InLineSwinClassifier, 'inline_swin_base', pretrained, **kwargs)
+inline_pvt_tiny = _entry_point(InLinePVTClassifier, 'inline_pvt_tiny')
+inline_pvt_small = _entry_point(InLinePVTClassifier, 'inline_pvt_small')
+inline_pvt_medium = _entry_point(InLinePVTClassifier, 'inline_pvt_medium')
+inline_pvt_large = _entry_point(InLinePVTClassifier, 'inline_pvt_large')
+inline_swin_tiny = _entry_point(InLineSwinClassifier, 'inline_swin_tiny')
+inline_swin_small = _entry_point(InLineSwinClassifier, 'inline_swin_small')
+inline_swin_base = _entry_point(InLineSwinClassifier, 'inline_swin_base')

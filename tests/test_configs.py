@@ -224,9 +224,9 @@ def test_optimizer(recipe):
     wrapper = dict(type='OptimWrapper', optimizer=expected)
     if exempt:
         expected['betas'] = (0.9, 0.999)
-        no_decay = dict(decay_mult=0.0)
+        wrapper['constructor'] = 'mmlab_inline.BackboneConstructor'
         wrapper['paramwise_cfg'] = dict(
-            custom_keys={'relative_position_bias_table': no_decay, 'norm': no_decay}
+            declared_no_decay=True, custom_keys={'norm': dict(decay_mult=0.0)}
         )
     # Nothing else either: no clipping, no mixed precision.
     assert cfg.optim_wrapper == wrapper

@@ -7,7 +7,6 @@ algebra computes them elsewhere.
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +14,10 @@ from functools import partial
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..engine.model import errors_of_build, image_channels
+from ..engine.model import build_model, image_channels
 from ..utils import UserError, one_line
 
 # (H, W) in pixels of the image that published tables count with.
@@ -114,22 +111,6 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-class _MetaWeights(TorchFunctionMode):
-    """Makes parameters and buffers on the meta device.
-
-    ``torch.device('meta')`` would also take the small tensors that constructors read numbers from,
-    such as the usual ``torch.linspace(0, drop_path_rate, depth)``.
-    """
-
-    def __torch_function__(
-        self, func: Callable, types: Sequence, args: tuple = (), kwargs: Mapping | None = None
-    ) -> object:
-        kwargs = dict(kwargs or {})
-        if func in (torch.empty, torch.zeros, torch.ones):
-            kwargs['device'] = kwargs.get('device') or 'meta'
-        return func(*args, **kwargs)
-
-
 # Models ------------------------------------------------------------------------------------------
 
 
@@ -166,12 +147,7 @@ def build_meta(settings: Mapping, scope: str) -> nn.Module:
     Raises:
         UserError: It does not build.
     """
-    scoped = DefaultScope.overwrite_default_scope(scope)
-    with errors_of_build(), scoped, _MetaWeights(), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        model = MODELS.build(settings).to('meta')
-    model.eval()  # not chained: many backbones' own train() returns nothing
-    return model
+    return build_model(settings, scope, 'meta')
 
 
 def count_model(model: nn.Module, run: Callable[[nn.Module], object]) -> dict[str, Cost]:

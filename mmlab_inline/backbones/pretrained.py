@@ -7,11 +7,10 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..utils import (
-    CheckpointError,
     Difference,
     compare_state_dict,
-    load_checkpoint,
-    unwrap_state_dict,
+    of_another_model,
+    read_weights,
 )
 from .key_converters import to_own_format
 
@@ -37,11 +36,7 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
         CheckpointError: The file holds less than every parameter except output norms, other
             shapes, or parameters of a bigger model. Nothing has been loaded then.
     """
-    checkpoint = load_checkpoint(path)
-    try:
-        state_dict = unwrap_state_dict(checkpoint)
-    except CheckpointError as error:
-        raise CheckpointError(f'cannot load {path}: {error}') from None
+    state_dict, _ = read_weights(path)
     if prefix:
         state_dict = below(prefix, state_dict)
     weights, left_out = split_backbone(state_dict)
@@ -50,10 +45,9 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
         hint = ''
         if not prefix and any(name.startswith('backbone.') for name in weights):
             hint = "; a detector's or segmentor's needs init_cfg=dict(..., prefix='backbone.')"
-        raise CheckpointError(
-            f'{path} does not fit {type(model).__name__}: {difference}. '
-            f'Nothing was loaded; take the file of this arch and these settings{hint}'
-        )
+        name = type(model).__name__
+        remedy = f'Nothing was loaded; take the file of this {name}, its arch and settings{hint}'
+        raise of_another_model(path, difference, remedy)
     model.load_state_dict(weights, strict=False)
     print_log(
         f'{type(model).__name__}: {len(weights)} tensors loaded from {path}, '

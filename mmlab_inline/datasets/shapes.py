@@ -248,10 +248,25 @@ def write_dataset(
     if root.exists() and not root.is_dir():
         raise ValueError(f'{root} is a file, a folder is needed')
 
+    unfinished = root / f'{MANIFEST}.part'
+    if not _make_room(root, unfinished, plan, force):
+        return False
+    _write_json(unfinished, plan)
+    _write_pictures(root, plan, progress)
+    _write_json(root / MANIFEST, plan)
+    unfinished.unlink(missing_ok=True)
+    return True
+
+
+def _make_room(root: Path, unfinished: Path, plan: dict[str, Any], force: bool) -> bool:
+    """Take away what a former set leaves in the way; false if the set itself is there.
+
+    Raises:
+        ValueError: As :func:`write_dataset`.
+    """
     # The unfinished manifest marks files as ours before the first one is written. The order of
     # these three lines matters when another process writes the same set: it leaves the folders
     # occupied only after it has marked them, and takes the mark away only once it has finished.
-    unfinished = root / f'{MANIFEST}.part'
     occupied = [top for top in (root / 'coco', root / _ADE_ROOT) if top.exists()]
     started = _read_plan(unfinished)
     finished = _read_plan(root / MANIFEST)
@@ -278,10 +293,6 @@ def write_dataset(
             for number in range(1, found[f'num_{split}'] + 1):
                 for path in _picture_paths(root, split, number):
                     path.unlink(missing_ok=True)
-    _write_json(unfinished, plan)
-    _write_pictures(root, plan, progress)
-    _write_json(root / MANIFEST, plan)
-    unfinished.unlink(missing_ok=True)
     return True
 
 

@@ -3,13 +3,14 @@
 from ..cli import ArgumentParser
 from .allocator import keep_freed_memory
 from .amp import enable_amp
+from .backbone_constructor import BackboneConstructor, LayerDecayConstructor
 from .checkpoint_hook import AtomicCheckpointHook
 from .config import check_options, drop_pretrained, load_config
 from .fsdp import ShardedStrategy, StrategyRunner
-from .layer_decay import LayerDecayConstructor
 from .load_from import prepare_load_from
+from .model import build_model, load_weights
 from .non_finite_loss_hook import NonFiniteLossHook
-from .preflight import check_data, check_pretrained, load_weights
+from .preflight import check_data, check_pretrained
 from .processes import (
     BroadcastStatisticsHook,
     end_processes,
@@ -25,6 +26,7 @@ from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLo
 __all__ = [
     'ArgumentParser',
     'AtomicCheckpointHook',
+    'BackboneConstructor',
     'BroadcastStatisticsHook',
     'LayerDecayConstructor',
     'NonFiniteLossHook',
@@ -33,6 +35,7 @@ __all__ = [
     'ShardedStrategy',
     'StrategyRunner',
     'TerminationHook',
+    'build_model',
     'check_data',
     'check_options',
     'check_pretrained',

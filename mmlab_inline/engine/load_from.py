@@ -1,16 +1,15 @@
 """Starting from the weights of another run: all of them, or all but those shaped by the classes."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 
-from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
-from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
-from ..utils import CheckpointError, UserError, compare_state_dict, unwrap_state_dict
-from .model import unwrapped_model
+from ..utils import UserError, compare_state_dict, of_another_model, read_weights
+from .model import build_model, unwrapped_model
 
 # Where heads are told how many classes there are; panoptic heads have two kinds of them.
 _CLASS_KEYS = ('num_classes', 'num_things_classes')
@@ -38,8 +37,10 @@ def prepare_load_from(runner: Runner, new_classes: bool = False) -> None:
             raise UserError('--new-classes needs a checkpoint: add --load-from PATH')
         return
     try:
-        given = unwrap_state_dict(CheckpointLoader.load_checkpoint(path, map_location='cpu'))
-    except (FileNotFoundError, CheckpointError) as error:
+        given, meta = read_weights(
+            path, partial(CheckpointLoader.load_checkpoint, map_location='cpu')
+        )
+    except FileNotFoundError as error:
         raise UserError(str(error)) from None
     own = unwrapped_model(runner).state_dict()
     difference = compare_state_dict(own, given)
@@ -47,7 +48,7 @@ def prepare_load_from(runner: Runner, new_classes: bool = False) -> None:
     if difference:
         counts, fresh = class_shaped(runner.cfg.model, own, given)
         if not fresh:
-            raise UserError(f'{path} is of another model: {difference}')
+            raise of_another_model(path, difference)
         if not new_classes:
             raise UserError(
                 f'{path} has {counts}; with --new-classes all is loaded but the {len(fresh)} '
@@ -59,7 +60,9 @@ def prepare_load_from(runner: Runner, new_classes: bool = False) -> None:
         )
     elif new_classes:
         runner.logger.info(f'{path} has as many classes as the config: all of it is loaded')
-    runner.register_hook(_FillUpHook(fresh))
+    _hand_over(runner, dict(state_dict=given, meta=meta))
+    if fresh:
+        runner.register_hook(_FillUpHook(fresh))
 
 
 def class_shaped(
@@ -78,7 +81,7 @@ def class_shaped(
         Both numbers of classes in words, and the names; none if ``given`` differs in anything
         that another number of classes does not explain.
     """
-    wider = MODELS.build(ConfigDict(_one_class_more(model_cfg))).state_dict()
+    wider = build_model(_one_class_more(model_cfg)).state_dict()
     if not own.keys() == given.keys() == wider.keys():
         return '', []
     growth = {
@@ -100,6 +103,22 @@ def class_shaped(
     return f'{abs(surplus)} classes {"more" if surplus > 0 else "less"}', names
 
 
+def _hand_over(runner: Runner, checkpoint: dict) -> None:
+    """Let a runner take a checkpoint that has been read where it would read the file, once."""
+    load = runner.load_checkpoint
+
+    def load_checkpoint(*args: object, **settings: object) -> object:
+        runner.load_checkpoint = load  # keeps the checkpoint no longer
+        read = CheckpointLoader.load_checkpoint
+        CheckpointLoader.load_checkpoint = lambda *args, **settings: checkpoint
+        try:
+            return load(*args, **settings)
+        finally:
+            CheckpointLoader.load_checkpoint = read
+
+    runner.load_checkpoint = load_checkpoint
+
+
 class _FillUpHook(Hook):
     """Completes a loaded state dict by the model's own tensors, before other hooks see it.
 
@@ -113,10 +132,8 @@ class _FillUpHook(Hook):
         self.names = names
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        # Only if needed: FSDP does not let its inner modules be asked.
-        own = unwrapped_model(runner).state_dict() if self.names else {}
-        fresh = {name: own[name] for name in self.names}
-        checkpoint['state_dict'] = {**unwrap_state_dict(checkpoint), **fresh}
+        own = unwrapped_model(runner).state_dict()
+        checkpoint['state_dict'] |= {name: own[name] for name in self.names}
 
 
 def _one_class_more(node: object) -> object:

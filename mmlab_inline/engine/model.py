@@ -1,20 +1,77 @@
-"""The model of a config or of a run."""
+"""The model of a config or of a run, and its weights."""
 
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 
 import torch
-from mmengine.model import is_model_wrapper
+from mmengine.config import ConfigDict
+from mmengine.model import is_model_wrapper, revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .. import backbones
 from ..environment import HIDDEN_OPS
-from ..utils import UserError, one_line
+from ..utils import UserError, compare_state_dict, of_another_model, one_line, read_weights
+from .config import drop_pretrained
+
+
+def build_model(
+    settings: Mapping,
+    scope: str | None = None,
+    device: str | torch.device | None = None,
+    what: str = 'the model',
+) -> nn.Module:
+    """Build a model outside a run: random weights, eval mode, no SyncBN, nothing pretrained.
+
+    Args:
+        settings: Of the model, or of a part of it; left as they are.
+        scope: Library that its bare types are of; by default the one in use.
+        device: Where it goes; ``'meta'`` takes no memory for weights, not for a moment.
+        what: What an error calls it.
+
+    Raises:
+        UserError: It does not build.
+    """
+    cfg = ConfigDict(model=deepcopy(settings))
+    drop_pretrained(cfg)
+    scoped = DefaultScope.overwrite_default_scope(scope)
+    with errors_of_build(what), scoped:
+        if device == 'meta':
+            with _MetaWeights(), warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                model = MODELS.build(cfg.model)
+        else:
+            model = MODELS.build(cfg.model)
+        model = revert_sync_batchnorm(model)
+        if device is not None:
+            model.to(device)
+    model.eval()  # not chained: many backbones' own train() returns nothing
+    return model
+
+
+def load_weights(model: nn.Module, path: str) -> dict:
+    """Load a checkpoint of exactly this model.
+
+    Returns:
+        What the checkpoint says about itself (``meta``); empty where it says nothing.
+
+    Raises:
+        UserError: The file is missing, unreadable, or of another model.
+    """
+    state_dict, meta = read_weights(path)
+    difference = compare_state_dict(model.state_dict(), state_dict)
+    if difference:
+        raise of_another_model(f'checkpoint {path}', difference)
+    model.load_state_dict(state_dict)
+    return meta
 
 
 @contextmanager
@@ -64,3 +121,19 @@ def is_own_backbone(settings: Mapping) -> bool:
 def unwrapped_model(runner: Runner) -> nn.Module:
     """A run's model, without what shares it among processes."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+class _MetaWeights(TorchFunctionMode):
+    """Makes parameters and buffers on the meta device.
+
+    ``torch.device('meta')`` would also take the small tensors that constructors read numbers from,
+    such as the usual ``torch.linspace(0, drop_path_rate, depth)``.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence, args: tuple = (), kwargs: Mapping | None = None
+    ) -> object:
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones):
+            kwargs['device'] = kwargs.get('device') or 'meta'
+        return func(*args, **kwargs)

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from mmengine.config import Config
-from torch import nn
 
 from ..datasets.checks import check_classes, check_paths, innermost_datasets
-from ..utils import UserError, compare_state_dict, load_checkpoint, unwrap_state_dict
+from ..utils import UserError
 from ..weights.released import RELEASED_WEIGHTS
 from .config import pretrained_settings
 from .model import is_own_backbone
@@ -61,24 +60,3 @@ def check_pretrained(cfg: Config) -> None:
                 f'{RELEASED_WEIGHTS[name]}'
             )
         raise UserError(f'{path} does not exist: {source}, or add --from-scratch')
-
-
-def load_weights(model: nn.Module, path: str) -> dict:
-    """Load a checkpoint of exactly this model.
-
-    Returns:
-        What the checkpoint says about itself (``meta``); empty where it says nothing.
-
-    Raises:
-        UserError: The file is missing, unreadable, or of another model.
-    """
-    try:
-        checkpoint = load_checkpoint(path)
-        state_dict = unwrap_state_dict(checkpoint)
-    except (FileNotFoundError, ValueError) as error:
-        raise UserError(str(error)) from None
-    difference = compare_state_dict(model.state_dict(), state_dict)
-    if difference:
-        raise UserError(f'checkpoint {path} is of another model: {difference}')
-    model.load_state_dict(state_dict)
-    return checkpoint.get('meta') or {}

@@ -2,21 +2,17 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
 from ..datasets.checks import innermost_datasets
-from ..engine.config import drop_pretrained
-from ..engine.model import errors_of_build
-from ..engine.preflight import load_weights
+from ..engine.model import build_model, load_weights
 from ..utils import UserError
 from .failures import recorded
 from .pictures import class_colours
@@ -72,14 +68,9 @@ class Predictor:
         self.is_segmentor = scope == 'mmseg'
         self.batch_size, self.score_thr = batch_size, score_thr
         self.tile, self.overlap = tile, overlap
-        torch_device = _checked_device(device)
-        cfg = deepcopy(cfg)
-        drop_pretrained(cfg)
         init_default_scope(scope)
-        with errors_of_build():
-            model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        meta = load_weights(model, checkpoint).get('dataset_meta') or {}
-        self.model = model.to(torch_device).eval()
+        self.model = build_model(cfg.model, device=_checked_device(device))
+        meta = load_weights(self.model, checkpoint).get('dataset_meta') or {}
 
         datasets = list(innermost_datasets((cfg.get('test_dataloader') or {}).get('dataset')))
         if not datasets:
@@ -88,7 +79,7 @@ class Predictor:
         if not meta.get('classes'):  # converted weights do not name them
             meta = DATASETS.build(dict(datasets[0], lazy_init=True)).metainfo
         self.classes = tuple(meta.get('classes') or ())
-        _check_classes(model, self.classes)
+        _check_classes(self.model, self.classes)
         self.palette = class_colours(len(self.classes), meta.get('palette'))
         self.category_ids = _category_ids(datasets[0], self.classes)
 

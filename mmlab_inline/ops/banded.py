@@ -8,7 +8,7 @@ the values again band by band.
 First-order gradients only; :func:`.inline_attention.inline_attention_fast` has all orders.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ class _CentredGram(torch.autograd.Function):
     def backward(ctx: FunctionCtx, grad_x: Tensor, grad_gram: Tensor) -> tuple[Tensor, None]:
         x, x_mean = ctx.saved_tensors
         weight = (grad_gram + grad_gram.mT) / x.shape[1]
-        # The gradient comes from _Banded alone and is nobody else's, so it is added to in place.
+        # attend_in_bands gives this x to _Banded alone: the gradient is nobody else's.
         for sample, chunk in _chunks(x):
             grad_x[sample, chunk].addmm_(x[sample, chunk] - x_mean[sample], weight[sample])
         # The mean gets none: sum_i (x_i - mean) is zero.
@@ -111,38 +111,24 @@ class _Banded(torch.autograd.Function):
         return *grads, None, None
 
 
-def centred_gram(x: Tensor, x_mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Token covariance before normalisation by spreads: ``(x - mean)^T (x - mean) / N``.
-
-    Args:
-        x: Tokens (B, N, C).
-        x_mean: Their mean (B, 1, C).
-
-    Returns:
-        ``x`` itself, which :func:`apply_in_bands` must be given for the gradients of both to be
-        added in one pass, and the matrices (B, C, C).
-    """
-    return _CentredGram.apply(x, x_mean)
-
-
-def apply_in_bands(
+def attend_in_bands(
     x: Tensor,
-    matrix: Tensor,
-    bias: Tensor,
-    v_weight: Tensor,
-    v_bias: Tensor,
+    x_mean: Tensor,
+    fold: Callable[[Tensor], tuple[Tensor, Tensor]],
+    value: tuple[Tensor, Tensor],
     local_kernel: Tensor,
     hw_shape: tuple[int, int],
     projection: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """``x @ matrix + bias + depthwise3x3(x @ v_weight^T + v_bias)``, zero padding 1.
+    """``x @ matrix + bias + depthwise3x3(x @ weight^T + bias of the value)``, zero padding 1.
 
     Args:
-        x: Tokens (B, N, C) of :func:`centred_gram`.
-        matrix: One per sample, (B, C, C).
-        bias: One per sample, (B, C).
-        v_weight: Value projection (C, C) as in ``F.linear``.
-        v_bias: (C,).
+        x: Tokens (B, N, C).
+        x_mean: Their mean (B, 1, C).
+        fold: From the token covariance before normalisation by spreads,
+            ``(x - mean)^T (x - mean) / N`` of shape (B, C, C), to the matrix of each sample
+            (B, C, C) and its bias (B, C).
+        value: Weight (C, C) as in ``F.linear``, and bias (C,).
         local_kernel: (B, C, 3, 3).
         hw_shape: Map size (H, W) in tokens, H * W == N.
         projection: Weight (C, C) and bias (C,) of a linear layer to apply to the result while it
@@ -151,7 +137,9 @@ def apply_in_bands(
     Returns:
         (B, N, C).
     """
-    return _Banded.apply(x, matrix, bias, v_weight, v_bias, local_kernel, hw_shape, projection)
+    # The second pass takes the first one's x, so that the gradients of both add up in one tensor.
+    x, gram = _CentredGram.apply(x, x_mean)
+    return _Banded.apply(x, *fold(gram), *value, local_kernel, hw_shape, projection)
 
 
 def _chunks(x: Tensor) -> Iterator[tuple[int, slice]]:

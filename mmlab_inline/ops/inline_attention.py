@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .banded import apply_in_bands, centred_gram
+from .banded import attend_in_bands
 from .heads import merge_heads, split_heads
 from .local_residual import dynamic_depthwise3x3
 
@@ -214,11 +214,12 @@ def inline_attention_banded(
         ValueError: ``kernel`` is not ``'identity'``.
     """
     _check_identity(params.kernel)
-    x, gram = centred_gram(x, x_mean)
-    matrix, bias = fold_projections(gram, x_mean, params)
-    return apply_in_bands(
-        x, matrix, bias, params.weights[2], params.biases[2], local_kernel, hw_shape, projection
-    )
+    value = params.weights[2], params.biases[2]
+
+    def fold(gram: Tensor) -> tuple[Tensor, Tensor]:
+        return fold_projections(gram, x_mean, params)
+
+    return attend_in_bands(x, x_mean, fold, value, local_kernel, hw_shape, projection)
 
 
 def fold_projections(

@@ -36,49 +36,50 @@ def dynamic_depthwise3x3(
     Returns:
         (B, N, C) in the dtype of ``x``.
     """
-    batch, _, channels = x.shape
     if method == 'auto':
-        if is_exporting() or not batch:
+        if is_exporting() or not len(x):
             method = 'shift'
         else:
-            loop = x.device.type == 'cpu' and batch <= _MAX_LOOPED_SAMPLES
+            loop = x.device.type == 'cpu' and len(x) <= _MAX_LOOPED_SAMPLES
             method = 'sample' if loop else 'group'
+    if method not in _METHODS:
+        raise ValueError(f"unknown method {method!r}: choose 'auto', 'sample', 'group' or 'shift'")
     image = x.unflatten(1, hw_shape).permute(0, 3, 1, 2)  # (B, C, H, W) view, channels last
-    kernel = kernel.to(x.dtype)
     bias = None if bias is None else bias.to(x.dtype)
     # One rounding less inside the convolution; inductor (torch 2.12) cannot lower it there.
     inside = None if is_compiling() or method == 'shift' else bias
-    if method == 'sample':
-        out = torch.cat(
-            [
-                F.conv2d(
-                    image[i : i + 1],
-                    kernel[i].unsqueeze(1),
-                    None if inside is None else inside[i],
-                    padding=1,
-                    groups=channels,
-                )
-                for i in range(batch)
-            ]
-        )
-    elif method == 'group':
-        out = F.conv2d(
-            image.reshape(1, batch * channels, *hw_shape),
-            kernel.flatten(0, 1).unsqueeze(1),
-            None if inside is None else inside.flatten(),
-            padding=1,
-            groups=batch * channels,
-        ).view(batch, channels, *hw_shape)
-    elif method == 'shift':
-        height, width = hw_shape
-        padded = F.pad(image, (1, 1, 1, 1))
-        out = sum(
-            padded[:, :, row : row + height, col : col + width] * kernel[:, :, row, col, None, None]
-            for row in range(3)
-            for col in range(3)
-        )
-    else:
-        raise ValueError(f"unknown method {method!r}: choose 'auto', 'sample', 'group' or 'shift'")
+    out = _METHODS[method](image, kernel.to(x.dtype), inside)
     if bias is not None and inside is None:
         out = out + bias[:, :, None, None]
     return out.flatten(2).transpose(1, 2)
+
+
+def _per_sample(image: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    biases = [None] * len(image) if bias is None else bias
+    return torch.cat(
+        [
+            F.conv2d(one, own.unsqueeze(1), add, padding=1, groups=len(own))
+            for one, own, add in zip(image.split(1), kernel, biases, strict=True)
+        ]
+    )
+
+
+def _in_groups(image: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    groups = image.shape[0] * image.shape[1]
+    bias = None if bias is None else bias.flatten()
+    merged = image.reshape(1, groups, *image.shape[2:])
+    out = F.conv2d(merged, kernel.flatten(0, 1).unsqueeze(1), bias, padding=1, groups=groups)
+    return out.view(image.shape)
+
+
+def _shifted(image: Tensor, kernel: Tensor, bias: None) -> Tensor:
+    height, width = image.shape[2:]
+    padded = F.pad(image, (1, 1, 1, 1))
+    return sum(
+        padded[:, :, row : row + height, col : col + width] * kernel[:, :, row, col, None, None]
+        for row in range(3)
+        for col in range(3)
+    )
+
+
+_METHODS = {'sample': _per_sample, 'group': _in_groups, 'shift': _shifted}

@@ -70,38 +70,9 @@ class DetectionCollector:
         cats = self._metric._coco_api.cats
         # Labels number the categories as the annotation file does.
         classes = tuple(cats[number]['name'] for number in self._metric.cat_ids)
-        size = len(classes)
-        confusion = np.zeros((size + 1, size + 1), np.int64)
-        pictures: Extremes = Extremes(self._num_pictures)
-        for result in self._results:
-            found = self._found(result)
-            truth = self._truth(result)
-            pairs = _match(found, truth)
-            part = _confusion(pairs, found['labels'], truth['labels'], size)
-            confusion += part
-            if part.any():
-                right = np.trace(part[:size, :size])
-                score = 2 * right / (part[:size].sum() + part[:, :size].sum())
-                kept = result, found, truth
-                # Among equal scores those of many objects: there is more to see.
-                pictures.add(score, lambda kept=kept: kept, weight=part.sum())
-        paths = self._paths(
-            {result['img_id'] for _, (result, _, _) in [*pictures.best(), *pictures.worst()]}
-        )
-        painter = Painter(classes, class_colours(size, self._meta.get('palette')))
-        right = np.diag(confusion)[:size]
-        per_class = {'objects': confusion[:size].sum(1)}
-        curves = {}
-        for evaluation in self._evaluations:
-            if not evaluation.params.useCats:
-                continue  # of proposals
-            kind = _KINDS[evaluation.params.iouType]
-            precision = _precision(evaluation)
-            per_class |= _average_precisions(kind, precision, evaluation.params.iouThrs)
-            at_half = np.argmin(abs(evaluation.params.iouThrs - _IOU))
-            curves[kind] = precision[at_half].T
-        per_class['precision'] = divide(right, confusion[:, :size].sum(0))
-        per_class['recall'] = divide(right, confusion[:size].sum(1))
+        confusion, pictures = self._compare(len(classes))
+        per_class, curves = self._columns(confusion)
+        best, worst = self._draw_extremes(pictures, classes)
         remarks = []
         if not any(len(result['labels']) for result in self._results):
             remarks.append('Nothing was detected, in no image, with no score.')
@@ -130,10 +101,57 @@ class DetectionCollector:
                 f'({settings}); among equal ones those with more objects. Pictures show these '
                 'objects.'
             ),
-            best=[self._draw(*entry, paths, painter) for entry in pictures.best()],
-            worst=[self._draw(*entry, paths, painter) for entry in pictures.worst()],
+            best=best,
+            worst=worst,
             remarks=remarks,
         )
+
+    def _compare(self, size: int) -> tuple[np.ndarray, Extremes]:
+        """Confusions of ``size`` classes over all images, and the best and the worst images."""
+        confusion = np.zeros((size + 1, size + 1), np.int64)
+        pictures: Extremes = Extremes(self._num_pictures)
+        for result in self._results:
+            found = self._found(result)
+            truth = self._truth(result)
+            pairs = _match(found, truth)
+            part = _confusion(pairs, found['labels'], truth['labels'], size)
+            confusion += part
+            if part.any():
+                right = np.trace(part[:size, :size])
+                score = 2 * right / (part[:size].sum() + part[:, :size].sum())
+                kept = result, found, truth
+                # Among equal scores those of many objects: there is more to see.
+                pictures.add(score, lambda kept=kept: kept, weight=part.sum())
+        return confusion, pictures
+
+    def _columns(
+        self, confusion: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The table of classes, and their curves of precision over recall."""
+        size = len(confusion) - 1
+        per_class = {'objects': confusion[:size].sum(1)}
+        curves = {}
+        for evaluation in self._evaluations:
+            if not evaluation.params.useCats:
+                continue  # of proposals
+            kind = _KINDS[evaluation.params.iouType]
+            precision = _precision(evaluation)
+            per_class |= _average_precisions(kind, precision, evaluation.params.iouThrs)
+            at_half = np.argmin(abs(evaluation.params.iouThrs - _IOU))
+            curves[kind] = precision[at_half].T
+        right = np.diag(confusion)[:size]
+        per_class['precision'] = divide(right, confusion[:, :size].sum(0))
+        per_class['recall'] = divide(right, confusion[:size].sum(1))
+        return per_class, curves
+
+    def _draw_extremes(
+        self, pictures: Extremes, classes: Sequence[str]
+    ) -> tuple[list[Picture], ...]:
+        """The best and the worst images, drawn."""
+        entries = pictures.best(), pictures.worst()
+        paths = self._paths({kept[0]['img_id'] for part in entries for _, kept in part})
+        painter = Painter(classes, class_colours(len(classes), self._meta.get('palette')))
+        return tuple([self._draw(*entry, paths, painter) for entry in part] for part in entries)
 
     def _found(self, result: Mapping) -> dict:
         """Objects of a prediction that are sure enough, the surest first."""

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
         CheckpointError,
         UnsafeCheckpointError,
         load_checkpoint,
+        read_weights,
         unwrap_state_dict,
     )
-    from .state_dicts import Difference, compare_state_dict
+    from .state_dicts import Difference, compare_state_dict, of_another_model
 
 __all__ = [
     'CheckpointError',
@@ -30,8 +31,10 @@ __all__ = [
     'exit_on_user_error',
     'lazy_names',
     'load_checkpoint',
+    'of_another_model',
     'one_line',
     'one_of',
+    'read_weights',
     'unwrap_state_dict',
     'write_atomically',
     'written_atomically',
@@ -45,8 +48,9 @@ __getattr__ = lazy_names(
             'CheckpointError',
             'UnsafeCheckpointError',
             'load_checkpoint',
+            'read_weights',
             'unwrap_state_dict',
         ),
-        'state_dicts': ('Difference', 'compare_state_dict'),
+        'state_dicts': ('Difference', 'compare_state_dict', 'of_another_model'),
     },
 )

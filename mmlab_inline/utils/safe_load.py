@@ -9,6 +9,7 @@ import os
 import pickle
 import warnings
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,6 +27,10 @@ _torch_load = torch.load  # what it is before anybody replaces it
 
 class CheckpointError(UserError, ValueError):
     """The file is no checkpoint, or none that serves here."""
+
+
+class NoCheckpointError(CheckpointError, FileNotFoundError):
+    """There is no such file."""
 
 
 class UnsafeCheckpointError(CheckpointError):
@@ -124,14 +129,14 @@ def load_checkpoint(path: str | Path, map_location: object = 'cpu') -> dict:
         objects replaced by plain ones.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        NoCheckpointError: There is no such file.
         UnsafeCheckpointError: The file needs a type that is not known to be harmless, and the
             environment variable :data:`UNSAFE_VARIABLE` is not 1.
         CheckpointError: The file is no checkpoint.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'checkpoint {path} does not exist')
+        raise NoCheckpointError(f'checkpoint {path} does not exist')
     if path.suffix == '.safetensors':
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -173,3 +178,22 @@ def unwrap_state_dict(checkpoint: dict) -> dict[str, Tensor]:
         raise CheckpointError("it holds no weights: no 'state_dict', no 'model', no tensors")
     state_dict = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
     return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+
+
+def read_weights(
+    path: str | Path, read: Callable[[str | Path], dict] = load_checkpoint
+) -> tuple[dict[str, Tensor], dict]:
+    """The state dict in a file, and what the file says about itself (``meta``).
+
+    Args:
+        path: The file, or what else ``read`` takes.
+        read: Reads it.
+
+    Raises:
+        CheckpointError: It does not exist, cannot be read or holds no weights; says which.
+    """
+    checkpoint = read(path)
+    try:
+        return unwrap_state_dict(checkpoint), checkpoint.get('meta') or {}
+    except CheckpointError as error:
+        raise CheckpointError(f'{path}: {error}') from None

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .safe_load import CheckpointError
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -57,3 +59,14 @@ def compare_state_dict(
             if name in given and given[name].shape != own[name].shape
         ),
     )
+
+
+def of_another_model(source: str, difference: Difference, remedy: str = '') -> CheckpointError:
+    """The error of weights that do not fit, wherever they are loaded.
+
+    Args:
+        source: Where the weights come from.
+        difference: What does not fit.
+        remedy: What to do.
+    """
+    return CheckpointError(f'{source} is of another model: {difference}{remedy and ". "}{remedy}')

@@ -119,10 +119,7 @@ def read_and_convert(source: str | Path, attention: AttentionSpec | None = None)
     Raises:
         UserError: It cannot be read or converted.
     """
-    try:
-        checkpoint = load_checkpoint(source)
-    except FileNotFoundError as error:
-        raise UserError(str(error)) from None
+    checkpoint = load_checkpoint(source)
     try:
         return convert(checkpoint, attention)
     except CheckpointError as error:

@@ -143,6 +143,7 @@ def test_same_classes_are_loaded_whole(key, saved, tmp_path):
     path, weights = saved(key=key, num_classes=5)
     runner = build_runner(tmp_path, path)
     prepare_load_from(runner)
+    path.unlink()  # it is read once
     runner.train()
     own = runner.model.state_dict()
     assert all(torch.equal(own[name], value) for name, value in weights.items())
@@ -155,6 +156,7 @@ def test_new_classes_start_afresh_and_the_rest_is_loaded(number, key, saved, tmp
     runner = build_runner(tmp_path, path)
     before = {name: value.clone() for name, value in runner.model.state_dict().items()}
     prepare_load_from(runner, new_classes=True)
+    path.unlink()
     runner.train()
     log = next((tmp_path / 'run').glob('*/*.log')).read_text()
     assert f'{number} classes instead of 5' in log

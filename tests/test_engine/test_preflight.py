@@ -102,10 +102,12 @@ def test_load_weights_of_another_model(tmp_path, other):
     assert torch.equal(model.weight, before)
 
 
-@pytest.mark.parametrize('content', [b'', b'not a checkpoint', None])
+@pytest.mark.parametrize('content', [b'', b'not a checkpoint', None, dict(epoch=3), [1]])
 def test_load_weights_unreadable(tmp_path, content):
     path = tmp_path / 'a.pth'
-    if content is not None:
+    if isinstance(content, bytes):
         path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
     with pytest.raises(UserError, match=r'a\.pth'):
         load_weights(nn.Linear(2, 3), str(path))

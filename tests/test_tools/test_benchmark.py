@@ -84,7 +84,10 @@ def test_attention(benchmark, tmp_path, qkv):
         'attention', '--channels', 32, '--qkv', qkv, *sizes, '--rounds', 3, '--device', 'cpu'
     )
     report = check_report(
-        tmp_path / 'work_dirs/benchmark', f'attention-32x2-{qkv}', PASSES, [[9, 14], [16, 16]]
+        tmp_path / 'work_dirs/benchmark',
+        f'attention-inline-32x2-{qkv}',
+        PASSES,
+        [[9, 14], [16, 16]],
     )
     check_equal_forms(report, 1e-5)
     assert len(report['growth']) == 2 * len(DEFAULT_FORMS)
@@ -108,7 +111,7 @@ def test_half_precision(benchmark, tmp_path):
     arguments = ('--sizes', '9x14', '--rounds', 3, '--amp', 'bf16', '--device', 'cpu')
     benchmark('attention', *arguments)
     report = check_report(
-        tmp_path / 'work_dirs/benchmark', 'attention-64x2-separate', PASSES, [[9, 14]]
+        tmp_path / 'work_dirs/benchmark', 'attention-inline-64x2-separate', PASSES, [[9, 14]]
     )
     assert report['machine']['precision'] == 'bf16 autocast'
     check_equal_forms(report, 0.05)

@@ -10,11 +10,10 @@ optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    constructor='mmlab_inline.BackboneConstructor',
     paramwise_cfg=dict(
-        custom_keys={
-            'relative_position_bias_table': dict(decay_mult=0.0),
-            'norm': dict(decay_mult=0.0),
-        }
+        declared_no_decay=True,  # position biases and the like, which attentions name
+        custom_keys={'norm': dict(decay_mult=0.0)},
     ),
 )
 auto_scale_lr = dict(base_batch_size=16)

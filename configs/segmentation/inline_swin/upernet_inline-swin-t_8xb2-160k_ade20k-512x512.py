@@ -26,11 +26,10 @@ param_scheduler = [
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),
+    constructor='mmlab_inline.BackboneConstructor',
     paramwise_cfg=dict(
-        custom_keys={
-            'relative_position_bias_table': dict(decay_mult=0.0),
-            'norm': dict(decay_mult=0.0),
-        }
+        declared_no_decay=True,  # position biases and the like, which attentions name
+        custom_keys={'norm': dict(decay_mult=0.0)},
     ),
 )
 default_hooks = dict(checkpoint=dict(interval=16000))

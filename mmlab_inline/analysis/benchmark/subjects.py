@@ -9,16 +9,13 @@ from typing import ClassVar
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from ... import backbones
 from ...choices import BACKBONES
-from ...engine.config import drop_pretrained
-from ...engine.model import errors_of_build, is_own_backbone
+from ...engine.model import build_model, errors_of_build, is_own_backbone
 from ...mixers import Site, build_token_mixer
 from ...utils import UserError
 from .device import Device
@@ -207,7 +204,6 @@ class ConfigSubject(Subject):
             )
         super().__init__(device, batch or cfg.train_dataloader.batch_size)
         self.cfg = copy.deepcopy(cfg)
-        drop_pretrained(self.cfg)
         self.cfg.model.backbone.drop_path_rate = 0.0
         self.cfg.optim_wrapper.optimizer.lr = 0.0
         self.name = self.title = name
@@ -217,9 +213,8 @@ class ConfigSubject(Subject):
         settings = copy.deepcopy(self.cfg.model)
         if softmax:
             settings.backbone.attention = 'softmax'
-        init_default_scope(self.scope)
         with _no_logs():
-            model = revert_sync_batchnorm(MODELS.build(settings))
+            model = build_model(settings, self.scope, what=self.title)
             model.init_weights()  # logs every parameter
         for name, module in model.named_modules():
             if name.endswith(('.fc_cls', '.retina_cls')):

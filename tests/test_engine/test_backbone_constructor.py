@@ -1,4 +1,4 @@
-"""Rates that fall from block to block: groups against a count by hand."""
+"""Decay as declared, and rates that fall from block to block: groups against a count by hand."""
 
 import pytest
 from mmengine.config import ConfigDict
@@ -19,13 +19,13 @@ class Model(BaseModel):
         pass
 
 
-def rates(model, **paramwise):
+def rates(model, constructor='BackboneConstructor', **paramwise):
     """Learning rate of every parameter over the base rate, by name."""
     wrapper = build_optim_wrapper(
         model,
         ConfigDict(
             optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.5),
-            constructor='mmlab_inline.LayerDecayConstructor',
+            constructor=f'mmlab_inline.{constructor}',
             paramwise_cfg=paramwise,
         ),
     )
@@ -73,10 +73,11 @@ SWIN = {
 }
 
 
+@pytest.mark.parametrize('constructor', ['BackboneConstructor', 'LayerDecayConstructor'])
 @pytest.mark.parametrize(('cls', 'powers'), [(InLinePVT, PVT), (InLineSwin, SWIN)])
-def test_rates(build_narrow, cls, powers):
+def test_rates(build_narrow, cls, powers, constructor):
     model = Model(build_narrow(cls))
-    found = rates(model, layer_decay=0.5)
+    found = rates(model, constructor, layer_decay=0.5)
     assert found.keys() == dict(model.named_parameters()).keys()
     seen = set()
     for name, (rate, decay) in found.items():
@@ -103,6 +104,38 @@ def test_impossible_decay(build_narrow, decay):
         rates(Model(build_narrow(InLinePVT)), layer_decay=decay)
 
 
-def test_other_backbones_are_refused():
-    with pytest.raises(ValueError, match='not Identity'):
-        rates(Model(nn.Identity()), layer_decay=0.5)
+@pytest.mark.parametrize('setting', [dict(layer_decay=0.5), dict(declared_no_decay=True)])
+def test_other_backbones_are_refused(setting):
+    with pytest.raises(ValueError, match=f'{next(iter(setting))} needs .* not Identity'):
+        rates(Model(nn.Identity()), **setting)
+    rates(Model(nn.Identity()), custom_keys=dict(head=dict(lr_mult=0.1)))
+
+
+DECLARED = {
+    'inline': (),
+    'softmax': ('relative_position_bias_table',),
+    'focused': ('scale', 'positional_encoding'),
+    'agent': tuple(f'{name}_bias' for name in ('an', 'na', 'ah', 'aw', 'ha', 'wa')),
+}
+
+
+@pytest.mark.parametrize('attention', DECLARED)
+@pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
+def test_decay_is_what_attentions_declare(build_narrow, cls, attention):
+    model = Model(build_narrow(cls, attention=attention))
+    norms = dict(custom_keys=dict(norm=dict(decay_mult=0, lr_mult=0.1)))
+    plain = rates(model, **norms)
+    assert rates(model, declared_no_decay=False, **norms) == plain
+    found = rates(model, declared_no_decay=True, **norms)
+    exempt = {
+        name
+        for name in plain
+        if name.endswith(tuple(f'.attn.{part}' for part in DECLARED[attention]))
+        or name.startswith('backbone.pos_embed')
+    }
+    assert found == {
+        name: (rate, 0 if name in exempt else decay) for name, (rate, decay) in plain.items()
+    }
+    assert bool(exempt) == (cls is InLinePVT or attention != 'inline')
+    both = rates(model, declared_no_decay=True, layer_decay=1)
+    assert {name for name, (_, decay) in both.items() if decay == 0} == exempt
