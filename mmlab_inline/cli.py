@@ -1,6 +1,7 @@
 """What the command lines of all tools share; it takes no torch, so that --help comes at once."""
 
 import argparse
+import ast
 import os
 import re
 from collections.abc import Sequence
@@ -23,8 +24,11 @@ class ArgumentParser(argparse.ArgumentParser):
         """Parse, with one line also where mmengine's action for key=value fails."""
         try:
             return super().parse_args(args)
-        except (ValueError, AssertionError):
-            self.error('--cfg-options takes KEY=VALUE ..., with brackets and quotes closed')
+        except (ValueError, AssertionError, RecursionError):
+            self.error(
+                '--cfg-options takes KEY=VALUE ..., with brackets and quotes closed; '
+                'of a dict each key by itself: KEY.type=NAME KEY.option=VALUE'
+            )
 
     def add_config_arguments(self, example: str) -> None:
         """CONFIG and --cfg-options, with an example of an option."""
@@ -62,6 +66,18 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of at least 1')
     return value
+
+
+def attention_choice(text: str) -> object:
+    """Type of an argument: the name of an attention, or a Python literal as configs have it."""
+    if text.isidentifier():
+        return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name and no Python literal such as {{'type': 'agent', 'agent_num': 9}}"
+        ) from None
 
 
 def image_size(text: str) -> tuple[int, int]:

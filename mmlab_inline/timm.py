@@ -211,6 +211,7 @@ class InLinePVTClassifier(_Classifier, InLinePVT):
     Args:
         arch: As in :class:`.InLinePVT`.
         attention: As there.
+        pretrain_img_size: As there.
         in_chans: Channels of the image.
         num_classes: 0: no last layer.
         global_pool: ``'avg'``, or ``''`` for none.
@@ -228,6 +229,7 @@ class InLinePVTClassifier(_Classifier, InLinePVT):
         arch: str | Mapping = 'tiny',
         *,
         attention: AttentionSpec = 'inline',
+        pretrain_img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
@@ -237,7 +239,11 @@ class InLinePVTClassifier(_Classifier, InLinePVT):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            arch, attention=attention, in_channels=in_chans, drop_path_rate=drop_path_rate
+            arch,
+            attention=attention,
+            pretrain_img_size=pretrain_img_size,
+            in_channels=in_chans,
+            drop_path_rate=drop_path_rate,
         )
         names = [f'block{number}' for number in range(1, self.num_stages + 1)]
         self._finish(names, in_chans, num_classes, global_pool, drop_rate)
@@ -267,6 +273,7 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
     Args:
         arch: As in :class:`.InLineSwin`.
         attention: As there.
+        pretrain_img_size: As there.
         in_chans: Channels of the image.
         num_classes: 0: no last layer.
         global_pool: ``'avg'``, or ``''`` for none.
@@ -285,6 +292,7 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
         arch: str | Mapping = 'tiny',
         *,
         attention: AttentionSpec | None = None,
+        pretrain_img_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = 'avg',
@@ -297,6 +305,7 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
         super().__init__(
             arch,
             attention=attention,
+            pretrain_img_size=pretrain_img_size,
             in_channels=in_chans,
             window_size=window_size,
             drop_path_rate=drop_path_rate,

@@ -9,21 +9,8 @@ model it is, what matched, what is missing and what was left over; exits with st
 nothing if a single tensor of the backbone is missing, unknown or of another shape.
 """
 
-import argparse
-import ast
-
-from mmlab_inline.cli import ArgumentParser
+from mmlab_inline.cli import ArgumentParser, attention_choice
 from mmlab_inline.utils import exit_on_user_error
-
-
-def choice(text: str) -> object:
-    """Type of an argument: a name, or a Python literal."""
-    if text.isidentifier():
-        return text
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        raise argparse.ArgumentTypeError(f'{text!r} is no name and no Python literal') from None
 
 
 def main() -> None:
@@ -33,7 +20,7 @@ def main() -> None:
     parser.add_argument('--force', action='store_true', help='write over DST if it exists')
     parser.add_argument(
         '--attention',
-        type=choice,
+        type=attention_choice,
         metavar='NAME',
         help='as in a config, where the weights do not tell: a name, or a Python literal such as '
         "\"['linear', 'linear', 'inline', 'softmax']\" or \"{'type': 'linear'}\"",

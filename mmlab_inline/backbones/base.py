@@ -14,6 +14,7 @@ from ..mixers import (
     AttentionSpec,
     Site,
     TokenMixer,
+    as_options,
     build_token_mixer,
     resolve_attention,
     shortest_attention,
@@ -232,10 +233,15 @@ def choose_attention(
     given = {key: value for key, value in given.items() if value is not None}
     if not given:
         return stages
-    inline = dict(type='inline', **given)
-    stages = [tuple(inline if c == 'inline' else c for c in choices) for choices in stages]
+
+    def with_given(choice: str | Mapping) -> str | Mapping:
+        options = as_options(choice)
+        return choice if options['type'] != 'inline' else {**options, **given}
+
+    stages = [tuple(map(with_given, choices)) for choices in stages]
     warnings.warn(
-        f'kernel= and inline_window_size= will go; write attention={shortest_attention(stages)!r}',
+        "kernel= and inline_window_size= are options of attention 'inline' and will go; "
+        f'write attention={shortest_attention(stages)!r}',
         FutureWarning,
         stacklevel=3,
     )

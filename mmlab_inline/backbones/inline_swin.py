@@ -128,7 +128,8 @@ class InLineSwin(DenseBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-        attention = attention or settings.get('attention', 'inline')
+        if attention is None:
+            attention = settings.get('attention', 'inline')
         mixers = choose_attention(attention, depths, kernel, inline_window_size)
         grids = pretrain_grids(pretrain_img_size, (PATCH_SIZE, *[2] * (len(dims) - 1)))
         drop_rates = drop_path_rates(drop_path_rate, sum(depths))

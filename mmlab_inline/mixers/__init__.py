@@ -14,6 +14,7 @@ from . import (  # noqa: F401 - each enters itself in the table
 from .base import TOKEN_MIXERS, QKVMixer, Site, TokenMixer, token_mixer
 from .build import (
     AttentionSpec,
+    as_options,
     build_attention,
     build_token_mixer,
     initialise,
@@ -35,6 +36,7 @@ __all__ = [
     'SpatialReductionAttention',
     'TokenMixer',
     'WindowAttention',
+    'as_options',
     'build_attention',
     'build_token_mixer',
     'initialise',

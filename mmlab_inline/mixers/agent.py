@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..layers import trunc_normal_
 from ..ops import merge_heads, pool_map, resize_map, softmax_attention, split_heads
-from ..utils import check_positive
+from ..utils import check_whole, whole_pair
 from .base import QKVMixer, Site, token_mixer
 
 _TABLE_SIDE = 7  # of an_bias and na_bias, whatever the map
@@ -54,12 +54,13 @@ class AgentAttention(QKVMixer):
         shift: bool = False,
     ) -> None:
         super().__init__(dim, num_heads, qkv, grid=grid, window_size=window_size, shift=shift)
-        check_positive(agent_num=agent_num, agent_grid=agent_grid)
+        check_whole(agent_num=agent_num)
+        agent_grid = whole_pair('agent_grid', agent_grid)
         side = math.isqrt(agent_num)
         if side**2 != agent_num:
             raise ValueError(f'agent_num={agent_num} must be a square number')
         self.stored_agents = (side, side)
-        self.agent_grid = self.stored_agents if agent_grid is None else tuple(agent_grid)
+        self.agent_grid = agent_grid or self.stored_agents
         height, width = self.table_shape()
         shapes = dict(
             an_bias=(num_heads, agent_num, _TABLE_SIDE, _TABLE_SIDE),

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..ops import apply_in_windows, window_shift
-from ..utils import check_positive, one_of
+from ..utils import check_whole, one_of, whole_pair
 
 TOKEN_MIXERS: dict[str, type['TokenMixer']] = {}
 """Token mixers by name; :func:`token_mixer` adds one."""
@@ -60,8 +60,8 @@ class Site:
 class TokenMixer(nn.Module):
     """Tokens of a map to tokens of the same shape, projections included; no skip, no norm.
 
-    A subclass writes :meth:`mix`, and names in its constructor what it needs of its place (the
-    fields of :class:`Site`) and, with defaults, its options. All else is done for it from
+    A subclass writes :meth:`mix`, and names in its constructor what it needs of its place (out of
+    :data:`PLACE`) and, with defaults, its options. All else is done for it from
     what it declares: choice by name, windows, costs, weight decay, recognition, documentation.
 
     Args:
@@ -79,6 +79,8 @@ class TokenMixer(nn.Module):
     """Where it comes from, for tables."""
     heads: ClassVar[str] = 'inline'
     """``'softmax'`` for the number of heads that softmax attention has in the same architecture."""
+    looks_like: ClassVar[tuple[str, ...]] = ()
+    """Attentions for which its weights may be taken, because the parameters have the same names."""
     no_decay: ClassVar[tuple[str, ...]] = ()
     """Parameters that take no weight decay."""
 
@@ -92,7 +94,8 @@ class TokenMixer(nn.Module):
         shift: bool = False,
     ) -> None:
         super().__init__()
-        check_positive(dim=dim, num_heads=num_heads, grid=grid, window_size=window_size)
+        check_whole(dim=dim, num_heads=num_heads, window_size=window_size)
+        grid = whole_pair('grid', grid)
         if dim % num_heads:
             raise ValueError(f'num_heads={num_heads} does not divide dim={dim}')
         self.dim = dim
@@ -187,7 +190,7 @@ class TokenMixer(nn.Module):
                 f'{type(self).__name__} stores tables: give grid=(H, W), '
                 'the size in tokens of the map that it is trained on'
             )
-        return tuple(self.grid)
+        return self.grid
 
 
 class QKVMixer(TokenMixer):

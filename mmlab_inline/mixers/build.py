@@ -114,10 +114,10 @@ def as_options(choice: Choice) -> dict[str, object]:
     """
     if isinstance(choice, str):
         return {'type': choice}
-    if not isinstance(choice, Mapping) or not isinstance(choice.get('type'), str):
-        raise ValueError(
-            f"attention {choice!r} is neither a name nor a dict such as dict(type='inline')"
-        )
+    if not isinstance(choice, Mapping):
+        raise ValueError(f'attention {choice!r} is neither a name nor a dict')
+    if not isinstance(choice.get('type'), str):
+        raise ValueError(f"attention {dict(choice)!r} lacks its name, as in dict(type='inline')")
     # mmengine leaves the scope of a base config in its dicts.
     return {key: value for key, value in choice.items() if key != '_scope_'}
 
@@ -135,16 +135,22 @@ def resolve_attention(attention: AttentionSpec, depths: Sequence[int]) -> list[t
     """
     if _is_one(attention):
         attention = (attention,) * len(depths)
+    if not _is_several(attention):
+        raise ValueError(
+            f'attention={attention!r} is neither a name, a dict nor one of them a stage'
+        )
     if len(attention) != len(depths):
         raise ValueError(f'attention has {len(attention)} stages, depths has {len(depths)}')
     stages = []
     for stage, (choices, depth) in enumerate(zip(attention, depths, strict=True)):
-        choices = (choices,) * depth if _is_one(choices) else tuple(choices)
+        choices = (choices,) * depth if _is_one(choices) else choices
+        if not (_is_several(choices) and all(map(_is_one, choices))):
+            raise ValueError(f'attention[{stage}]={choices!r} is neither one nor one a block')
         if len(choices) != depth:
             raise ValueError(
                 f'attention[{stage}] names {len(choices)} blocks, the stage has {depth}'
             )
-        stages.append(choices)
+        stages.append(tuple(choices))
     return stages
 
 
@@ -160,6 +166,10 @@ def shortest_attention(stages: Sequence[Sequence[Choice]]) -> AttentionSpec:
 
 def _is_one(attention: AttentionSpec) -> bool:
     return isinstance(attention, str | Mapping)
+
+
+def _is_several(attention: object) -> bool:
+    return isinstance(attention, Sequence) and not isinstance(attention, str)
 
 
 def initialise(module: nn.Module) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import merge_heads, normalised_attention, resize_pos_embed, split_heads
-from ..utils import check_positive
+from ..utils import check_positive, check_whole
 from .base import QKVMixer, token_mixer
 
 
@@ -49,6 +49,7 @@ class FocusedAttention(QKVMixer):
     ) -> None:
         super().__init__(dim, num_heads, qkv, grid=grid, window_size=window_size, shift=shift)
         check_positive(focusing_factor=focusing_factor)
+        check_whole(kernel_size=kernel_size)
         self.focusing_factor = focusing_factor
         self.scale = nn.Parameter(torch.zeros(1, 1, dim))
         self.positional_encoding = nn.Parameter(torch.zeros(1, math.prod(self.table_shape()), dim))

@@ -74,7 +74,10 @@ class InLineAttention(QKVMixer):
         return InLineWeights(weights, biases, self.num_heads, self.kernel)
 
     def _is_plain(self) -> bool:
-        return all(is_plain(layer, nn.Linear) for layer in (*self.projections(), self.proj))
+        layers = (*self.projections(), self.proj)
+        if not all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers):
+            return False
+        return sum(layer.out_features for layer in layers) == 4 * self.dim
 
     @classmethod
     def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:

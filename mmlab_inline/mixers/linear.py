@@ -35,6 +35,8 @@ class LinearAttention(QKVMixer):
 
     paper = 'InLine, NeurIPS 2024 (its baseline)'
 
+    looks_like = ('inline', 'spatial_reduction')
+
     def __init__(
         self,
         dim: int,
@@ -52,6 +54,8 @@ class LinearAttention(QKVMixer):
                 f"attention 'inline' takes it, 'linear' takes {', '.join(POSITIVE_KERNELS)}"
             )
         self.kernel = one_of('kernel', kernel, POSITIVE_KERNELS)
+        if not isinstance(local_residual, bool):
+            raise ValueError(f'local_residual={local_residual!r} must be True or False')
         self.residual = LocalKernels(dim, num_heads) if local_residual else None
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

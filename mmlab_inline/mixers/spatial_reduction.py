@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import merge_heads, softmax_attention, split_heads
-from ..utils import check_positive
+from ..utils import check_whole
 from .base import QKVMixer, Site, token_mixer
 
 
@@ -28,7 +28,7 @@ class SpatialReductionAttention(QKVMixer):
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int = 1) -> None:
         super().__init__(dim, num_heads)
-        check_positive(sr_ratio=sr_ratio)
+        check_whole(sr_ratio=sr_ratio)
         self.sr_ratio = sr_ratio
         if sr_ratio > 1:
             self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio)

@@ -82,6 +82,7 @@ def normalised_attention(q: Tensor, k: Tensor, v: Tensor, epsilon: float = EPSIL
     # Channel c of a query reads row c of the context. A channel without a key has weight 0.
     weights = q * k_mean
     weights = weights / (weights.sum(-1, keepdim=True) + epsilon)
-    k = k * (scale / k_mean.clamp(min=_TINY))
+    # In this order the derivative is of k / k_mean, which N bounds, and not of 1 / k_mean alone.
+    k = scale * (k / k_mean.clamp(min=_TINY))
     context = k.to(v.dtype).mT @ (scale * v)  # (B, heads, head_dim, width)
     return weights.to(v.dtype) @ context

@@ -3,12 +3,14 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from .compat import is_transforming
 from .exporting import is_exporting
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """PyTorch's fused attention; in an export, and where shapes alone count, the same written out.
+    """PyTorch's fused attention; the same written out where that does not serve.
 
+    It does not in an export, under torch.func and forward mode, and where shapes alone count.
     The fused kernel returns tokens outermost in memory. Exporters that take it apart again do not,
     and the views behind it would not fit.
 
@@ -21,7 +23,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
     Returns:
         (B, heads, N, head_dim).
     """
-    if not (is_exporting() or q.is_meta):
+    if not (is_exporting() or is_transforming() or q.is_meta):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return (scores if bias is None else scores + bias).softmax(-1) @ v

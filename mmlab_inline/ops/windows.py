@@ -24,7 +24,7 @@ def apply_in_windows(
     and left by ``shift``, cut; and put together, rolled back and cropped afterwards.
 
     Args:
-        fn: Maps windows (B * windows, window_size ** 2, C) to the same shape. Windows of one
+        fn: Maps windows (B * windows, window_size ** 2, C) to as many tokens. Windows of one
             sample are consecutive, row-major.
         x: Tokens (B, N, C).
         hw_shape: Map size (H, W) in tokens.
@@ -43,6 +43,7 @@ def apply_in_windows(
         x = _roll(x, (-shift[0], -shift[1]))
     x = x.view(batch, rows, window_size, cols, window_size, channels).transpose(2, 3)
     x = fn(x.reshape(-1, window_size**2, channels))
+    channels = x.shape[2]
     x = x.view(batch, rows, cols, window_size, window_size, channels).transpose(2, 3)
     x = x.reshape(batch, padded_h, padded_w, channels)
     if may_shift(shift):

@@ -6,7 +6,7 @@ from .atomic import write_atomically, written_atomically
 from .errors import UserError, exit_on_user_error, one_line
 from .lazy import lazy_names
 from .names import check_keywords, did_you_mean, one_of
-from .numbers import check_positive, counted
+from .numbers import check_positive, check_whole, counted, whole_pair
 
 if TYPE_CHECKING:
     from .safe_load import (
@@ -25,6 +25,7 @@ __all__ = [
     'UserError',
     'check_keywords',
     'check_positive',
+    'check_whole',
     'compare_state_dict',
     'counted',
     'did_you_mean',
@@ -36,6 +37,7 @@ __all__ = [
     'one_of',
     'read_weights',
     'unwrap_state_dict',
+    'whole_pair',
     'write_atomically',
     'written_atomically',
 ]
@@ -50,6 +52,7 @@ __getattr__ = lazy_names(
             'load_checkpoint',
             'read_weights',
             'unwrap_state_dict',
+            'whole_pair',
         ),
         'state_dicts': ('Difference', 'compare_state_dict', 'of_another_model'),
     },

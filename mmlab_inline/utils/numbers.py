@@ -1,7 +1,7 @@
 """Numbers that cannot be meant, and numbers in words."""
 
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 
 def check_positive(**settings: float | Sequence[float] | None) -> None:
@@ -14,6 +14,32 @@ def check_positive(**settings: float | Sequence[float] | None) -> None:
         numbers = value if isinstance(value, (list, tuple)) else (value,)
         if value is not None and not all(isinstance(n, Real) and n > 0 for n in numbers):
             raise ValueError(f'{name}={value!r} must be positive')
+
+
+def check_whole(**settings: int | None) -> None:
+    """Refuse a setting unless it is a whole number above zero or None.
+
+    Raises:
+        ValueError: There is one; the message names it.
+    """
+    for name, value in settings.items():
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if value is not None and not (whole and value > 0):
+            raise ValueError(f'{name}={value!r} must be a positive whole number')
+
+
+def whole_pair(name: str, value: Sequence[int] | None) -> tuple[int, int] | None:
+    """A setting such as (H, W) as a tuple; None stays None.
+
+    Raises:
+        ValueError: It is no pair of whole numbers above zero; the message names it.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise ValueError(f'{name}={value!r} must be two numbers, as in {name}=(12, 16)')
+    check_whole(**{f'{name}[{index}]': number for index, number in enumerate(value)})
+    return tuple(value)
 
 
 def counted(number: int, noun: str) -> str:

@@ -39,7 +39,7 @@ class Conversion:
     left_over: tuple[str, ...]
 
     def describe(self) -> str:
-        """What was recognised, matched, missing and left over: four lines."""
+        """What was recognised, matched, missing, left over and assumed, a line each."""
         num_parameters = sum(value.numel() for value in self.weights.values())
         return '\n'.join(
             (
@@ -47,6 +47,7 @@ class Conversion:
                 f'matched     {len(self.weights)} tensors, {num_parameters / 1e6:.3f} M parameters',
                 f'missing     {_groups(self.missing)}',
                 f'left over   {_groups(self.left_over)}',
+                f'assumed     {"; ".join(self.model.assumed) or "nothing"}',
             )
         )
 

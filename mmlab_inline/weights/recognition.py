@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -15,6 +15,7 @@ from ..mixers import (
     TOKEN_MIXERS,
     AttentionSpec,
     Site,
+    as_options,
     mixer_class,
     resolve_attention,
     shortest_attention,
@@ -36,10 +37,12 @@ class Recognised:
     Attributes:
         cls: The class.
         settings: Its keywords, except those at their default.
+        assumed: Options of its attentions that the weights do not tell, as they are taken.
     """
 
     cls: type[DenseBackbone]
     settings: dict
+    assumed: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -156,10 +159,12 @@ def _read_pvt(weights: _Weights, attention: AttentionSpec | None) -> Recognised:
         depths=tuple(len(stage.attentions) for stage in stages),
         mlp_ratios=tuple(stage.mlp_ratio for stage in stages),
     )
-    side = inline_pvt.PATCH_SIZES[0] * math.isqrt(weights['pos_embed1'].shape[1])
+    side = math.isqrt(weights['pos_embed1'].shape[1])
+    if side**2 != weights['pos_embed1'].shape[1]:
+        raise CheckpointError('its position embeddings are of a map that is not square')
     settings = dict(
         in_channels=weights['patch_embed1.proj.weight'].shape[1],
-        pretrain_img_size=side,
+        pretrain_img_size=inline_pvt.PATCH_SIZES[0] * side,
         sr_ratios=sr_ratios,
     )
     return _simplest(inline_pvt, inline_pvt.InLinePVT, arch, stages, settings, attention)
@@ -179,16 +184,40 @@ def _read_swin(weights: _Weights, attention: AttentionSpec | None) -> Recognised
     settings = dict(
         in_channels=weights['patch_embed.proj.weight'].shape[1],
         window_size=windows[0] if windows else defaults['window_size'],
-        pretrain_img_size=_pretrain_side(everything, defaults['pretrain_img_size']),
+        pretrain_img_size=_pretrain_size(stages, defaults['pretrain_img_size'], attention),
     )
     return _simplest(inline_swin, inline_swin.InLineSwin, arch, stages, settings, attention)
 
 
-def _pretrain_side(attentions: Sequence[_Attention], default: int) -> int:
-    """Side of the image in pixels that tables are stored for; of windows they tell none."""
-    grids = {(a.stage, a.found['grid'][0]) for a in attentions if 'grid' in a.found}
-    sides = {grid * inline_swin.PATCH_SIZE * 2**stage for stage, grid in grids}
-    return sides.pop() if len(sides) == 1 and len(grids) > 1 else default
+def _pretrain_size(
+    stages: Sequence[_Stage], default: int, attention: AttentionSpec | None
+) -> int | tuple[int, int]:
+    """Image (H, W) in pixels, or its side, that tables are stored for.
+
+    Raises:
+        CheckpointError: They may as well be of windows.
+    """
+    windowed: set[int] = set()
+    if attention is not None:  # it says where there are windows
+        chosen = resolve_attention(attention, [len(stage.attentions) for stage in stages])
+        windowed = {i for i, s in enumerate(chosen) for c in s if as_options(c).get('window_size')}
+    grids = {
+        (a.stage, a.found['grid'])
+        for stage in stages
+        for a in stage.attentions
+        if 'grid' in a.found and a.stage not in windowed
+    }
+    sizes = {tuple(n * inline_swin.PATCH_SIZE * 2**stage for n in grid) for stage, grid in grids}
+    if attention is None and len(grids) == 1 and sizes != {(default, default)}:
+        ((stage, grid),) = grids
+        raise CheckpointError(
+            f'tables of stage {stage + 1} are for {grid[0]}x{grid[1]} tokens: maps of another size '
+            "of pretraining, or windows; say so by the network's attention (--attention)"
+        )
+    if len(sizes) != 1:
+        return default
+    (size,) = sizes
+    return size[0] if size[0] == size[1] else size
 
 
 def _read_stage(weights: _Weights, prefix: str, stage: int) -> _Stage:
@@ -220,12 +249,22 @@ def _choice(attention: _Attention, site: Site) -> str | dict:
         )
     cls = TOKEN_MIXERS[attention.name]
     options = {k: value for k, value in attention.found.items() if k in cls.options()}
-    if attention.found.get('grid', site.grid) != site.grid:
+    if attention.found.get('grid', site.grid) != site.grid or attention.found.get('windowed'):
         options['window_size'] = attention.found['grid'][0]
     usual = {**cls.options(), **cls.defaults(site)}
     options = {k: value for k, value in options.items() if value != usual[k]}
     name = 'softmax' if cls is mixer_class('softmax', site) else attention.name
     return dict(type=name, **options) if options else name
+
+
+def _read_windows(attentions: Sequence[_Attention], sites: Sequence[Site]) -> None:
+    """Tables of one size in several stages are of windows, also where the map has that size."""
+    for name in {a.name for a in attentions}:
+        own = [a for a in attentions if a.name == name and 'grid' in a.found]
+        off = {a.found['grid'] for a in own if a.found['grid'] != sites[a.stage].grid}
+        for a in own:
+            if a.found['grid'] in off:
+                a.found['windowed'] = True
 
 
 def _simplest(
@@ -263,10 +302,12 @@ def _simplest(
             )
             for index in range(_NUM_STAGES)
         ]
+        _read_windows([a for stage in stages for a in stage.attentions], sites)
         attention = shortest_attention(
             [tuple(_choice(a, sites[a.stage]) for a in stage.attentions) for stage in stages]
         )
     settings['attention'] = attention
+    assumed = tuple(_assumed(stages, attention, arch, bool(known)))
     own = family.ARCH_ZOO[known[0]].get('attention', 'inline') if known else 'inline'
     defaults = {
         **_defaults(cls),
@@ -278,7 +319,29 @@ def _simplest(
             'arch': known[0] if known else arch,
             **{key: value for key, value in settings.items() if value != defaults[key]},
         },
+        assumed,
     )
+
+
+def _assumed(
+    stages: Sequence[_Stage], attention: AttentionSpec, arch: Mapping, known: bool
+) -> Iterator[str]:
+    """What is taken for granted, a phrase an attention."""
+    chosen = resolve_attention(attention, arch['depths'])
+    rests = {}
+    for stage, choices in zip(stages, chosen, strict=True):
+        for read, choice in zip(stage.attentions, choices, strict=True):
+            if read.name is not None:
+                cls = TOKEN_MIXERS[read.name]
+                told = {*as_options(choice), *read.found}
+                rests[read.name] = {k: v for k, v in cls.options().items() if k not in told}
+    for name, rest in rests.items():
+        alike = [f'or {other}' for other, cls in TOKEN_MIXERS.items() if name in cls.looks_like]
+        options = ', '.join(f'{key}={value!r}' for key, value in rest.items())
+        if alike or options:
+            yield f'{" ".join([name, *alike])} with {options}'
+    if not known and None in (*arch['num_heads'], *arch.get('softmax_heads', ())):
+        yield 'num_heads, which are to be filled in'
 
 
 def _agrees(found: Sequence[int | None], known: Sequence[int | None]) -> bool:

@@ -139,7 +139,7 @@ def test_forms_refuse_what_they_cannot_compute():
     with pytest.raises(UserError, match='whole maps'):
         form_forwards(windowed, 'released')
     assert form_forwards(windowed, 'auto') == {}
-    with pytest.raises(UserError, match='this network has none'):
+    with pytest.raises(UserError, match='this network has auto, softmax, floor'):
         form_forwards(build_attention('window', 16, 2), 'textbook')
     with pytest.raises(UserError, match='identity'):
         form_forwards(InLineAttention(16, 2, kernel='relu'), 'fast')

@@ -249,7 +249,7 @@ def test_unknown_option_lists_options(cls, build_narrow):
     message = r"no option 'kernal' \(did you mean 'kernel'\?\); it takes kernel, window_size"
     with pytest.raises(ValueError, match=message):
         build_narrow(cls, attention=('inline', choice, 'inline', 'inline'))
-    with pytest.raises(ValueError, match='neither a name nor a dict'):
+    with pytest.raises(ValueError, match='lacks its name'):
         build_narrow(cls, attention=('inline', dict(kernel='relu'), 'inline', 'inline'))
 
 

@@ -126,3 +126,48 @@ def test_the_public_door():
         build('inline', 12, 5)
     with pytest.raises(ValueError, match='does not hold'):
         mixer(torch.randn(2, 35, 12), (6, 6))
+
+
+@pytest.mark.parametrize(
+    ('choice', 'message'),
+    [
+        (dict(type='inline', window_size=7.0), 'window_size=7.0 must be a positive whole number'),
+        (dict(type='inline', window_size=True), 'window_size=True must be'),
+        (dict(type='inline', window_size=(7, 7)), r'window_size=\(7, 7\) must be'),
+        (dict(type='focused', kernel_size=-1), 'kernel_size=-1 must be'),
+        (dict(type='focused', kernel_size='5'), "kernel_size='5' must be"),
+        (dict(type='focused', kernel_size=4), 'kernel_size=4 must be odd'),
+        (dict(type='focused', focusing_factor='3'), "focusing_factor='3' must be"),
+        (dict(type='agent', agent_num=9.0), 'agent_num=9.0 must be'),
+        (dict(type='agent', agent_num=8), 'agent_num=8 must be a square number'),
+        (dict(type='agent', agent_grid=12), 'agent_grid=12 must be two numbers'),
+        (dict(type='agent', agent_grid=(12,)), r'agent_grid=\(12,\) must be two numbers'),
+        (dict(type='agent', agent_grid=(2.5, 3)), r'agent_grid\[0\]=2.5 must be'),
+        (dict(type='linear', local_residual='False'), "local_residual='False' must be True or"),
+        (dict(type='linear', kernel='identity'), "attention 'inline' takes it"),
+        (dict(kernel='relu'), 'lacks its name'),
+        (5, 'neither a name nor a dict'),
+    ],
+)
+def test_values_that_cannot_be_meant(choice, message):
+    with pytest.raises(ValueError, match=message):
+        mmlab_inline.build_attention(choice, 16, 2, grid=(7, 7))
+    with pytest.raises(ValueError, match='must be two numbers'):
+        mmlab_inline.build_attention('agent', 16, 2, grid=7)
+    with pytest.raises(ValueError, match=r'stores tables: give grid=\(H, W\)'):
+        mmlab_inline.build_attention('agent', 16, 2)
+
+
+@pytest.mark.parametrize(
+    'attention', [[], (), {}, '', 0, 5, False, ['inline', 5, 'inline', 'inline']]
+)
+@pytest.mark.parametrize(('backbone', 'arch'), [(InLinePVT, PVT), (InLineSwin, SWIN)])
+def test_attention_that_is_none(backbone, arch, attention):
+    with pytest.raises(ValueError, match='attention'):
+        backbone(arch, attention=attention)
+
+
+def test_older_keywords_are_merged():
+    with pytest.warns(FutureWarning, match="'window_size': 5, 'kernel': 'relu'"):
+        model = InLinePVT(PVT, kernel='relu', attention=dict(type='inline', window_size=5))
+    assert {m.kernel for m in model.modules() if isinstance(m, InLineAttention)} == {'relu'}

@@ -113,6 +113,50 @@ def test_any_map_any_batch(choice, qkv, window_size, randomised):
 
 
 @every
+@pytest.mark.parametrize('kind', ['large', 'shared', 'dead'])
+def test_gradients_stay_finite(choice, kind, randomised):
+    """Of inputs beyond what a network sees, and where features die out."""
+    for seed in range(8):
+        torch.manual_seed(seed)
+        mixer = randomised(build(choice))
+        if kind == 'dead':
+            with torch.no_grad():
+                (mixer.qkv if hasattr(mixer, 'qkv') else mixer.kv).bias[:4] = -45.5 * (
+                    1 + 4 * (seed % 2)
+                )
+        for hw_shape in ((1, 1), (2, 2), (8, 9)):
+            x = torch.randn(1, hw_shape[0] * hw_shape[1], 16)
+            x = 30 * x if kind == 'large' else 20 * torch.randn(1, 1, 16) + 0.1 * x
+            x.requires_grad_()
+            gradients = torch.autograd.grad(mixer(x, hw_shape).sum(), (x, *mixer.parameters()))
+            assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@every
+def test_layers_may_be_replaced(choice):
+    """By one of another width, or without a bias."""
+    for out_features, bias in ((24, True), (16, False)):
+        mixer = build(choice)
+        mixer.proj = nn.Linear(16, out_features, bias=bias)
+        x = torch.randn(1, 90, 16)
+        with torch.no_grad():
+            out = mixer(x, (9, 10))
+        assert out.shape == (1, 90, out_features)
+        assert torch.allclose(mixer(x, (9, 10)), out, atol=1e-5)
+
+
+@every
+def test_forward_mode(choice, randomised):
+    mixer = randomised(build(choice)).double()
+    x, tangent = torch.randn(2, 1, 54, 16, dtype=torch.float64)
+    call = lambda x: mixer(x, (6, 9))  # noqa: E731
+    forward = torch.func.jvp(call, (x,), (tangent,))[1]
+    with torch.no_grad():
+        difference = (call(x + 1e-6 * tangent) - call(x - 1e-6 * tangent)) / 2e-6
+    assert largest_difference(forward, difference) < 1e-6
+
+
+@every
 def test_every_parameter_counts(choice, randomised):
     """A gradient reaches each, at the size of the tables and at another."""
     mixer = randomised(build(choice)).double()
@@ -177,6 +221,48 @@ def test_backbone_with_it(cls, choice, build_narrow):
     assert {k: v.shape for k, v in told.build_empty().state_dict().items()} == {
         k: v.shape for k, v in whole.items()
     }
+
+
+@pytest.mark.parametrize(
+    ('cls', 'settings'),
+    [
+        (InLineSwin, dict(attention=dict(type='focused', window_size=7))),
+        (
+            InLineSwin,
+            dict(attention=('agent', 'agent', 'inline', 'softmax'), pretrain_img_size=384),
+        ),
+        (InLineSwin, dict(attention='agent', pretrain_img_size=(128, 192))),
+        (InLineSwin, dict(attention=dict(type='agent', window_size=7))),
+        (InLinePVT, dict(attention=dict(type='focused', window_size=7))),
+        (InLinePVT, dict(attention=('agent', 'softmax', 'agent', 'agent'), pretrain_img_size=256)),
+    ],
+)
+def test_tables_are_of_maps_or_windows(cls, settings):
+    with torch.device('meta'):
+        weights = cls('tiny', **settings).state_dict()
+    assert recognise(weights).settings == dict(arch='tiny', **settings)
+
+
+def test_tables_of_one_stage_are_not_guessed():
+    attention = ('agent', 'inline', 'inline', 'softmax')
+    with torch.device('meta'):
+        weights = InLineSwin('tiny', attention=attention, pretrain_img_size=384).state_dict()
+    with pytest.raises(CheckpointError, match='stage 1 are for 96x96 tokens'):
+        recognise(weights)
+    assert recognise(weights, attention).settings['pretrain_img_size'] == 384
+
+
+def test_what_weights_do_not_tell_is_said(build_narrow):
+    def assumed(cls, **settings):
+        return recognise(build_narrow(cls, **settings).state_dict()).assumed
+
+    (told,) = assumed(InLineSwin, attention=dict(type='linear', local_residual=True))
+    assert told == "inline or linear with kernel='identity', window_size=None"
+    told, heads = assumed(InLinePVT, attention='softmax')
+    assert told.startswith('spatial_reduction or linear')
+    assert heads == 'num_heads, which are to be filled in'
+    (told,) = assumed(InLineSwin, attention='agent', pretrain_img_size=224)
+    assert told == 'agent with agent_grid=None, window_size=None'
 
 
 def test_bare_projections_are_not_guessed(build_narrow):

@@ -167,8 +167,8 @@ def test_transposed_map_size_matters(randomised):
         ({'kernel': 'elu'}, r"kernel 'elu'.*'identity', 'relu', 'leakyrelu', 'exp'"),
         ({'qkv': 'both'}, r"qkv 'both'.*'separate', 'joint'"),
         ({'num_heads': 3}, r'num_heads=3 does not divide dim=8'),
-        ({'num_heads': 0}, r'num_heads=0 must be positive'),
-        ({'window_size': 0}, r'window_size=0 must be positive'),
+        ({'num_heads': 0}, r'num_heads=0 must be a positive whole number'),
+        ({'window_size': 0}, r'window_size=0 must be a positive whole number'),
     ],
 )
 def test_wrong_settings(settings, message):

@@ -69,5 +69,5 @@ def test_indivisible_heads():
 
 @pytest.mark.parametrize('name', ['num_heads', 'sr_ratio'])
 def test_numbers_that_cannot_be_meant(name):
-    with pytest.raises(ValueError, match=f'{name}=0 must be positive'):
+    with pytest.raises(ValueError, match=f'{name}=0 must be a positive'):
         SpatialReductionAttention(**{'dim': 8, 'num_heads': 2, name: 0})

@@ -93,5 +93,5 @@ def test_half_precision(dtype, randomised, assert_near):
 
 @pytest.mark.parametrize('name', ['num_heads', 'window_size'])
 def test_numbers_that_cannot_be_meant(name):
-    with pytest.raises(ValueError, match=f'{name}=0 must be positive'):
+    with pytest.raises(ValueError, match=f'{name}=0 must be a positive'):
         WindowAttention(**{'dim': 8, 'num_heads': 2, name: 0})

@@ -23,8 +23,8 @@ from mmengine.config import DictAction
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from mmlab_inline.choices import AMP_DTYPES, BACKBONES, DEFAULT_FORMS, FORMS, MIN_ROUNDS
-from mmlab_inline.cli import ArgumentParser, image_size, positive
+from mmlab_inline.choices import AMP_DTYPES, BACKBONES, FORMS, MIN_ROUNDS
+from mmlab_inline.cli import ArgumentParser, attention_choice, image_size, positive
 from mmlab_inline.utils import UserError, exit_on_user_error
 
 if TYPE_CHECKING:
@@ -41,9 +41,11 @@ def parse_args() -> argparse.Namespace:
     attention = modes.add_parser('attention', help='one attention module; sizes are in tokens')
     attention.add_argument(
         '--attention',
+        type=attention_choice,
         default='inline',
         metavar='NAME',
-        help='as in configs, e.g. linear, agent, softmax (default: %(default)s)',
+        help="a name such as agent, or a literal such as \"{'type': 'agent', 'agent_num': 9}\" "
+        '(default: %(default)s)',
     )
     attention.add_argument('--channels', type=positive, default=64, help='default: %(default)s')
     attention.add_argument('--heads', type=positive, default=2, help='default: %(default)s')
@@ -94,9 +96,9 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         '--forms',
         nargs='+',
         choices=FORMS,
-        default=DEFAULT_FORMS,
+        default=(),
         metavar='FORM',
-        help=f'out of {", ".join(FORMS)} (default: all but compile)',
+        help=f'out of {", ".join(FORMS)} (default: all that the network has, but compile)',
     )
     parser.add_argument(
         '--rounds', type=positive, default=15, help='samples per form (default: %(default)s)'
@@ -145,6 +147,7 @@ def run(args: argparse.Namespace) -> None:
         as_json,
         describe,
         draw,
+        forms_of,
         machine,
         measure,
         tables,
@@ -152,7 +155,8 @@ def run(args: argparse.Namespace) -> None:
 
     subject = build_subject(args)
     stem = args.out / f'{subject.name}_{subject.device.type}'
-    forms = [form for form in FORMS if form in args.forms]
+    chosen = args.forms or forms_of(subject.model(softmax=False))
+    forms = [form for form in FORMS if form in chosen]
     console = Console(highlight=False)
     described = machine(subject.device)
     console.print(f'{subject.title}, batch {subject.batch}\n{describe(described)}\n')

@@ -1,7 +1,7 @@
 """Speed and memory of the forms of one network, side by side (tools/analysis/benchmark.py)."""
 
 from .device import Device, machine
-from .forms import form_forwards, released, replaced
+from .forms import form_forwards, forms_of, released, replaced
 from .profile import profile_call
 from .report import LEGEND, as_json, describe, draw, tables
 from .subjects import AttentionSubject, BackboneSubject, ConfigSubject, Subject
@@ -22,6 +22,7 @@ __all__ = [
     'describe',
     'draw',
     'form_forwards',
+    'forms_of',
     'machine',
     'measure',
     'profile_call',

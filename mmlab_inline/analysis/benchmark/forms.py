@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...choices import DEFAULT_FORMS
 from ...layers import Mlp
 from ...mixers import InLineAttention, QKVMixer
 from ...ops import KERNELS, inline_attention_fast, inline_attention_linear, token_mean
@@ -79,6 +80,15 @@ _INLINE_FORMS = {
 }
 
 
+def forms_of(model: nn.Module) -> tuple[str, ...]:
+    """The forms that a network comes in, out of those that are timed by default."""
+    modules = list(model.modules())
+    if any(isinstance(module, InLineAttention) for module in modules):
+        return DEFAULT_FORMS
+    floor = ('floor',) if any(isinstance(module, QKVMixer) for module in modules) else ()
+    return ('auto', 'softmax', *floor)
+
+
 def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
     """The ``forward`` of each module of a model that a form replaces.
 
@@ -100,7 +110,9 @@ def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
         return {mixer: partial(_floor, mixer) for mixer in mixers}
     mixers = [module for module in model.modules() if isinstance(module, InLineAttention)]
     if not mixers:
-        raise UserError(f'form {form!r} is of InLine attention; this network has none')
+        raise UserError(
+            f'form {form!r} is of InLine attention; this network has {", ".join(forms_of(model))}'
+        )
     if any(mixer.window_size for mixer in mixers):
         raise UserError(f'form {form!r} attends over whole maps only; leave window_size out')
     if form == 'fast' and any(mixer.kernel != 'identity' for mixer in mixers):
