@@ -10,47 +10,25 @@ class that is looked up.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mmengine import registry as root
 from mmengine.config import config
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.registry import HOOKS as ROOT_HOOKS
-from mmengine.registry import LOOPS as ROOT_LOOPS
-from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import RUNNERS as ROOT_RUNNERS
-from mmengine.registry import STRATEGIES as ROOT_STRATEGIES
-from mmengine.registry import VISBACKENDS as ROOT_VISBACKENDS
-from mmengine.registry import Registry
 from mmengine.utils import get_installed_path
 
-MODELS = Registry(
-    'model', scope='mmlab_inline', parent=ROOT_MODELS, locations=['mmlab_inline.backbones']
-)
-HOOKS = Registry(
-    'hook',
-    scope='mmlab_inline',
-    parent=ROOT_HOOKS,
-    # Reports need mmcv, which importing the engine does not take.
-    locations=['mmlab_inline.engine', 'mmlab_inline.report'],
-)
-LOOPS = Registry('loop', scope='mmlab_inline', parent=ROOT_LOOPS, locations=['mmlab_inline.engine'])
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor',
-    scope='mmlab_inline',
-    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
-    locations=['mmlab_inline.engine'],
-)
-RUNNERS = Registry(
-    'runner', scope='mmlab_inline', parent=ROOT_RUNNERS, locations=['mmlab_inline.engine']
-)
-STRATEGIES = Registry(
-    'strategy', scope='mmlab_inline', parent=ROOT_STRATEGIES, locations=['mmlab_inline.engine']
-)
-VISBACKENDS = Registry(
-    'vis_backend',
-    scope='mmlab_inline',
-    parent=ROOT_VISBACKENDS,
-    locations=['mmlab_inline.report'],
-)
+
+def _registry(parent: root.Registry, *rooms: str) -> root.Registry:
+    places = [f'mmlab_inline.{room}' for room in rooms]
+    return root.Registry(parent.name, scope='mmlab_inline', parent=parent, locations=places)
+
+
+MODELS = _registry(root.MODELS, 'backbones')
+# Reports need mmcv, which importing the engine does not take.
+HOOKS = _registry(root.HOOKS, 'engine', 'report')
+LOOPS = _registry(root.LOOPS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _registry(root.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
+RUNNERS = _registry(root.RUNNERS, 'engine')
+STRATEGIES = _registry(root.STRATEGIES, 'engine')
+VISBACKENDS = _registry(root.VISBACKENDS, 'report')
 
 # mmengine knows the packages whose configs may be inherited by a list of its own.
 MODULE2PACKAGE.setdefault('mmlab_inline', 'mmlab_inline')
@@ -76,7 +54,7 @@ def announce_backbones(names: Sequence[str]) -> None:
     """
     for name in names:
         _announced[name] = _builder(name)
-        ROOT_MODELS.register_module(name, module=_announced[name])
+        root.MODELS.register_module(name, module=_announced[name])
 
 
 def _builder(name: str) -> Callable:
@@ -92,5 +70,5 @@ def register_backbone(cls: type) -> type:
     announced = cls.__name__ in _announced
     if announced:
         del _announced[cls.__name__]
-    ROOT_MODELS.register_module(module=cls, force=announced)
+    root.MODELS.register_module(module=cls, force=announced)
     return cls

@@ -366,32 +366,29 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _create(cls: type[_Classifier], name: str, pretrained: bool, **kwargs: object) -> nn.Module:
-    """Build a registered model, as timm's create_model asks its entry points to."""
-    overrides = (kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
-    cfg = resolve_pretrained_cfg(name, *overrides)
-    if pretrained and not (cfg.has_weights or cfg.state_dict):
-        raise RuntimeError(
-            f'{name}: its weights cannot be fetched by timm. Download them from '
-            f'{RELEASED_WEIGHTS[name]} and pass checkpoint_path=FILE instead of pretrained=True; '
-            'for another number of classes or channels, or features_only, pass pretrained=True and '
-            'pretrained_cfg_overlay=dict(file=FILE)'
-        )
-    return build_model_with_cfg(
-        cls,
-        name,
-        pretrained,
-        arch=name.rpartition('_')[2],
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
-        **kwargs,
-    )
-
-
 def _entry_point(cls: type[_Classifier], name: str) -> Callable[..., nn.Module]:
-    def build(pretrained: bool = False, **kwargs: object) -> nn.Module:
-        return _create(cls, name, pretrained, **kwargs)
+    """What timm's create_model calls, registered."""
 
-    build.__name__ = build.__qualname__ = name  # what timm calls the model
+    def build(pretrained: bool = False, **kwargs: object) -> nn.Module:
+        overrides = (kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
+        cfg = resolve_pretrained_cfg(name, *overrides)
+        if pretrained and not (cfg.has_weights or cfg.state_dict):
+            raise RuntimeError(
+                f'{name}: its weights cannot be fetched by timm. Download them from '
+                f'{RELEASED_WEIGHTS[name]} and pass checkpoint_path=FILE instead of '
+                'pretrained=True; for another number of classes or channels, or features_only, '
+                'pass pretrained=True and pretrained_cfg_overlay=dict(file=FILE)'
+            )
+        return build_model_with_cfg(
+            cls,
+            name,
+            pretrained,
+            arch=name.rpartition('_')[2],
+            feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
+            **kwargs,
+        )
+
+    build.__name__ = build.__qualname__ = name
     return register_model(build)
 
 

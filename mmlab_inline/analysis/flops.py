@@ -113,6 +113,8 @@ class _Counter(TorchDispatchMode):
 
 # Models ------------------------------------------------------------------------------------------
 
+build_meta = partial(build_model, device='meta')  # no memory for weights
+
 
 def count_config(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str, Cost]:
     """Count a detector or a segmentor by :data:`CONVENTION`.
@@ -139,15 +141,6 @@ def count_config(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str,
 def count_backbone(backbone: nn.Module, shape: tuple[int, int], channels: int = 3) -> Cost:
     """Count a backbone alone, on an image of (H, W) pixels; it comes from :func:`build_meta`."""
     return count_model(backbone, lambda model: model(_image(shape, channels)))['']
-
-
-def build_meta(settings: Mapping, scope: str) -> nn.Module:
-    """Build a model without memory for its weights, in eval mode.
-
-    Raises:
-        UserError: It does not build.
-    """
-    return build_model(settings, scope, 'meta')
 
 
 def count_model(model: nn.Module, run: Callable[[nn.Module], object]) -> dict[str, Cost]:

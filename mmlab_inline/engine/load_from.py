@@ -1,6 +1,6 @@
 """Starting from the weights of another run: all of them, or all but those shaped by the classes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from mmengine.hooks import Hook
@@ -9,6 +9,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor
 
 from ..utils import UserError, compare_state_dict, of_another_model, read_weights
+from .config import dicts
 from .model import build_model, unwrapped_model
 
 # Where heads are told how many classes there are; panoptic heads have two kinds of them.
@@ -97,9 +98,10 @@ def class_shaped(
         shape = zip(value.shape, growth[name], strict=True)
         if rest or tuple(given[name].shape) != tuple(n + surplus * step for n, step in shape):
             return '', []
-    numbers = sorted(set(_numbers_of_classes(model_cfg)))
+    numbers = {node[key] for node in dicts(model_cfg) for key in _CLASS_KEYS if key in node}
     if len(numbers) == 1:
-        return f'{numbers[0] + surplus} classes instead of {numbers[0]}', names
+        (number,) = numbers
+        return f'{number + surplus} classes instead of {number}', names
     return f'{abs(surplus)} classes {"more" if surplus > 0 else "less"}', names
 
 
@@ -147,13 +149,3 @@ def _one_class_more(node: object) -> object:
     if isinstance(node, list | tuple):
         return type(node)(map(_one_class_more, node))
     return node
-
-
-def _numbers_of_classes(node: object) -> Iterator[int]:
-    if isinstance(node, Mapping):
-        yield from (value for key, value in node.items() if key in _CLASS_KEYS)
-        node = node.values()
-    elif not isinstance(node, list | tuple):
-        return
-    for child in node:
-        yield from _numbers_of_classes(child)

@@ -101,10 +101,7 @@ def inline_attention_naive(
     Returns:
         (B, N, C): all heads' outputs plus the local residual, before the output projection.
     """
-    q, k, v = (
-        F.linear(x, weight, bias)
-        for weight, bias in zip(params.weights, params.biases, strict=True)
-    )
+    q, k, v = params.project(x)
     heads = (split_heads(t, params.num_heads) for t in (q, k))
     attention = inline_attention_weights(*heads, params.kernel)
     out = merge_heads(attention @ split_heads(v, params.num_heads))
@@ -123,10 +120,7 @@ def inline_attention_linear(
     The covariance is centred, and its 1/N is shared between K and V: an unscaled K^T V overflows
     float16 on big maps. Arguments and result as in :func:`inline_attention_naive`.
     """
-    q, k, v = (
-        F.linear(x, weight, bias)
-        for weight, bias in zip(params.weights, params.biases, strict=True)
-    )
+    q, k, v = params.project(x)
     return inline_attention_of_qkv(q, k, v, hw_shape, local_kernel, params.num_heads, params.kernel)
 
 
