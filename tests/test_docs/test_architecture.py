@@ -26,7 +26,8 @@ def added(tmp_path, monkeypatch):
 def test_the_pages_attention(added, build_narrow):
     mixer = build_attention('mean', 16, 2, factor=3.0)
     x = torch.randn(2, 35, 16)
-    expected = mixer.proj(3 * mixer.kv(x)[..., 16:].mean(1, keepdim=True)).expand_as(x)
+    k, v = mixer.kv(x).chunk(2, 2)
+    expected = mixer.proj(3 * mixer.q(x) * (k * v).mean(1, keepdim=True))
     assert torch.allclose(mixer(x, (5, 7)), expected, atol=1e-6)
     for cls in (InLinePVT, InLineSwin):
         model = build_narrow(
