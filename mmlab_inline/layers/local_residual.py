@@ -27,13 +27,13 @@ class LocalKernels(nn.Sequential):
         # Channel-major: nine consecutive outputs belong to one channel.
         if mean.is_meta or not (is_plain(first, nn.Conv1d) and is_plain(second, nn.Conv1d)):
             return second(gelu(first(mean[..., None]))).reshape(-1, channels, 3, 3)
-        mean = mean.unflatten(1, (first.groups, -1)).transpose(0, 1)  # (groups, B, C / groups)
-        kernels = _grouped_linear(second, gelu(_grouped_linear(first, mean)))
-        return kernels.transpose(0, 1).reshape(-1, channels, 3, 3)
+        mean = mean.unflatten(1, (first.groups, 1, -1))  # (B, heads, 1, head_dim)
+        return _grouped_linear(second, gelu(_grouped_linear(first, mean))).reshape(
+            -1, channels, 3, 3
+        )
 
 
 def _grouped_linear(conv: nn.Conv1d, x: Tensor) -> Tensor:
-    """A grouped convolution over one token, (groups, B, C / groups), as one batched product."""
-    # Groups outermost: no weight is repeated for a sample, and no sample is no special case.
+    """A grouped convolution over one token (B, groups, 1, C / groups) as one batched product."""
     weight = conv.weight.squeeze(2).unflatten(0, (conv.groups, -1))
-    return x @ weight.transpose(1, 2) + conv.bias.view(conv.groups, 1, -1)
+    return x @ weight.transpose(-2, -1) + conv.bias.view(conv.groups, 1, -1)
