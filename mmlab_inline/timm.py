@@ -25,8 +25,8 @@ from timm.models._features import feature_take_indices
 from timm.models._features_fx import register_notrace_module
 from torch import Tensor, nn
 
-from .backbones import LEAF_MODULES, InLinePVT, InLineSwin
-from .backbones.base import DenseBackbone
+from .backbones import InLinePVT, InLineSwin
+from .backbones.base import LEAF_MODULES, DenseBackbone
 from .backbones.inline_swin import channel_norm
 from .backbones.pretrained import RECOMPUTED
 from .layers import init_linear_and_norm
@@ -311,7 +311,7 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
         for stage in range(self.num_stages):
             delattr(self, f'norm{stage}')  # a dense backbone's
         self.norm = nn.LayerNorm(self.out_channels[-1], eps=1e-5)
-        names = [f'layers.{stage}' for stage in range(self.num_stages)]
+        names = [f'layers.{stage}.blocks' for stage in range(self.num_stages)]
         self._finish(names, in_chans, num_classes, global_pool, drop_rate)
         self.to(device=device, dtype=dtype)
 

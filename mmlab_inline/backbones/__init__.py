@@ -1,7 +1,6 @@
 """Backbones; they import layers, ops and mmengine, neither mmcv nor mmdet nor mmseg."""
 
-from .base import LEAF_MODULES
 from .inline_pvt import InLinePVT
 from .inline_swin import InLineSwin
 
-__all__ = ['LEAF_MODULES', 'InLinePVT', 'InLineSwin']
+__all__ = ['InLinePVT', 'InLineSwin']
