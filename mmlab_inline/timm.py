@@ -22,14 +22,16 @@ from timm.models import (
     resolve_pretrained_cfg,
 )
 from timm.models._features import feature_take_indices
+from timm.models._features_fx import register_notrace_module
 from torch import Tensor, nn
 
 from .backbones import InLinePVT, InLineSwin
-from .backbones.base import DenseBackbone
+from .backbones.base import LEAF_MODULES, DenseBackbone
 from .backbones.inline_swin import channel_norm
 from .backbones.pretrained import RECOMPUTED
 from .layers import init_linear_and_norm
 from .mixers import AttentionSpec
+from .utils import check_keywords
 from .weights.released import RELEASED_WEIGHTS
 
 __all__ = ['InLinePVTClassifier', 'InLineSwinClassifier']
@@ -46,6 +48,9 @@ class CfgNode:
 
 if hasattr(torch.serialization, 'add_safe_globals'):  # torch 2.4
     torch.serialization.add_safe_globals([CfgNode])  # timm's reader would refuse the files
+
+for _leaf in LEAF_MODULES:
+    register_notrace_module(_leaf)
 
 
 class _Classifier(DenseBackbone):
@@ -224,6 +229,7 @@ class InLinePVTClassifier(_Classifier, InLinePVT):
         ValueError: Unknown arch or pooling.
     """
 
+    @check_keywords
     def __init__(
         self,
         arch: str | Mapping = 'tiny',
@@ -287,6 +293,7 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
         ValueError: Unknown arch or pooling.
     """
 
+    @check_keywords
     def __init__(
         self,
         arch: str | Mapping = 'tiny',
@@ -313,7 +320,7 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
         for stage in range(self.num_stages):
             delattr(self, f'norm{stage}')  # a dense backbone's
         self.norm = nn.LayerNorm(self.out_channels[-1], eps=1e-5)
-        names = [f'layers.{stage}' for stage in range(self.num_stages)]
+        names = [f'layers.{stage}.blocks' for stage in range(self.num_stages)]
         self._finish(names, in_chans, num_classes, global_pool, drop_rate)
         self.to(device=device, dtype=dtype)
 

@@ -396,3 +396,46 @@ def test_training_step_with_layer_decay(name):
     assert losses[2] < losses[0]
     unchanged = [key for key, p in model.named_parameters() if torch.equal(p, before[key])]
     assert not unchanged
+
+
+@both
+def test_features_by_hooks_and_by_graph(name, model):
+    """What feature_info names is called, and timm's tracer takes what it cannot trace as a leaf."""
+    image = torch.randn(1, 3, 50, 70)
+    for cls in ('hook', 'fx'):
+        other = timm.create_model(name, features_only=True, feature_cls=cls).eval()
+        weights = {key: value for key, value in model.state_dict().items() if 'head.' not in key}
+        body = other.body if cls == 'hook' else other.graph_module
+        left = body.load_state_dict(weights, strict=False)
+        assert not left.missing_keys
+        with torch.no_grad():
+            maps = other(image)
+            expected = model.forward_intermediates(image, intermediates_only=True)
+            assert [m.shape[1] for m in maps] == other.feature_info.channels()
+            assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+
+
+@pytest.mark.parametrize('train', [False, True])
+@both
+def test_traced(name, train, randomised):
+    """As timm's test_model_forward_fx and test_model_backward_fx."""
+    model = randomised(timm.create_model(name, num_classes=10, drop_path_rate=0.0)).train(train)
+    nodes = timm.models.get_graph_node_names(model)[0 if train else 1]
+    traced = timm.models.create_feature_extractor(model, [nodes[-1]])
+    image = torch.randn(2, 3, 50, 70)
+    (out,) = traced(image).values()
+    assert torch.equal(out, model(image))
+    out.mean().backward()
+    unused = [key for key, parameter in traced.named_parameters() if parameter.grad is None]
+    assert not unused
+
+
+def test_own_constructor():
+    class Own(mmlab_inline.timm.InLinePVTClassifier):
+        def __init__(self, extra: int = 1, **others: object) -> None:
+            super().__init__(**others)
+            self.extra = extra
+
+    assert Own(extra=2, num_classes=3).num_classes == 3
+    with pytest.raises(TypeError, match=r"Own has no keyword 'out_indices'.*it takes extra, arch"):
+        Own(out_indices=(1,))

@@ -9,7 +9,7 @@ from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import Block
+from ..layers import Block, DropPath, Mlp, PatchEmbed, PatchMerging
 from ..mixers import (
     AttentionSpec,
     Site,
@@ -19,8 +19,11 @@ from ..mixers import (
     resolve_attention,
     shortest_attention,
 )
-from ..utils import check_keywords, check_positive, one_of
+from ..utils import check_positive, one_of
 from .pretrained import load_pretrained
+
+LEAF_MODULES = (TokenMixer, Mlp, PatchEmbed, PatchMerging, DropPath)
+"""Modules whose forward branches on sizes, devices or modes: torch.fx takes each as one node."""
 
 
 class DenseBackbone(BaseModule):
@@ -33,11 +36,6 @@ class DenseBackbone(BaseModule):
         out_strides: Stride in pixels of each output.
     """
 
-    def __new__(cls, *args: object, **kwargs: object) -> 'DenseBackbone':
-        # Python's own message for an unknown keyword does not list the known ones.
-        check_keywords(cls, kwargs)
-        return super().__new__(cls)
-
     def __init__(
         self,
         stage_dims: Sequence[int],
@@ -47,6 +45,11 @@ class DenseBackbone(BaseModule):
         with_cp: bool,
         init_cfg: dict | list | None,
     ) -> None:
+        if not all(item is None or isinstance(item, Mapping) for item in _items(init_cfg)):
+            raise ValueError(
+                f"init_cfg={init_cfg!r} must be dict(type='Pretrained', checkpoint=PATH), "
+                'another of mmengine, or a list of such'
+            )
         super().__init__(init_cfg)
         num_stages = len(stage_dims)
         if (
@@ -130,7 +133,7 @@ class DenseBackbone(BaseModule):
             ValueError: It does not hold every weight of this backbone except output norms.
         """
         init_cfg = self.init_cfg
-        items = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+        items = _items(init_cfg)
         pretrained = [item for item in items if _asks_for_pretrained(item)]
         # mmengine's own loader would log what is missing and go on.
         self.init_cfg = [item for item in items if item and item not in pretrained]
@@ -154,10 +157,31 @@ class DenseBackbone(BaseModule):
         for part in self.unused_modules():
             part.requires_grad_(False)  # DistributedDataParallel would wait for their gradients
 
-    def _run_block(self, block: Block, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        if self.with_cp and self.training and x.requires_grad:
-            return checkpoint(block, x, hw_shape, use_reentrant=False)
-        return block(x, hw_shape)
+
+class Blocks(nn.ModuleList):
+    """The blocks of a stage, called as one: what is hooked to get the map of a stage."""
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int], with_cp: bool = False) -> Tensor:
+        """Run one block after another.
+
+        Args:
+            x: Tokens (B, N, C).
+            hw_shape: Map size (H, W) in tokens, H * W == N.
+            with_cp: Recompute each in the backward pass, while training.
+
+        Returns:
+            The map (B, C, H, W), a view of the tokens.
+        """
+        for block in self:
+            if with_cp and self.training and x.requires_grad:
+                x = checkpoint(block, x, hw_shape, use_reentrant=False)
+            else:
+                x = block(x, hw_shape)
+        return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
+
+
+def _items(init_cfg: object) -> Sequence:
+    return init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
 
 
 def _asks_for_pretrained(init_cfg: Mapping | None) -> bool:
@@ -243,7 +267,7 @@ def choose_attention(
         "kernel= and inline_window_size= are options of attention 'inline' and will go; "
         f'write attention={shortest_attention(stages)!r}',
         FutureWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
     return stages
 
@@ -254,7 +278,7 @@ def build_blocks(
     mlp_ratio: float,
     drop_rates: Iterator[float],
     norm_eps: float,
-) -> nn.ModuleList:
+) -> Blocks:
     """The blocks of a stage.
 
     Args:
@@ -264,7 +288,7 @@ def build_blocks(
         drop_rates: Stochastic depth rates; one a block is taken.
         norm_eps: Epsilon of the LayerNorms.
     """
-    return nn.ModuleList(
+    return Blocks(
         Block(
             site.dim,
             build_token_mixer(choice, replace(site, shift=index % 2 == 1)),

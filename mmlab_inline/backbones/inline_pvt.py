@@ -8,13 +8,14 @@ Parameter names are those of the released InLine-PVT and PVT checkpoints.
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from ..layers import PatchEmbed, trunc_normal_
 from ..mixers import AttentionSpec, Site, initialise
 from ..ops import resize_pos_embed
 from ..registry import register_backbone
-from ..utils import check_positive
+from ..utils import check_keywords, check_positive
 from .base import (
     DenseBackbone,
     build_blocks,
@@ -23,6 +24,8 @@ from .base import (
     pretrain_grids,
     resolve_arch,
 )
+
+torch.fx.wrap('resize_pos_embed')  # one node: it branches on the size
 
 PATCH_SIZES = (4, 2, 2, 2)
 _WIDTHS = dict(
@@ -72,6 +75,7 @@ class InLinePVT(DenseBackbone):
         [(1, 64, 16, 24), (1, 128, 8, 12), (1, 320, 4, 6), (1, 512, 2, 3)]
     """
 
+    @check_keywords
     def __init__(
         self,
         arch: str | Mapping = 'tiny',
@@ -149,6 +153,4 @@ class InLinePVT(DenseBackbone):
         x, hw_shape = getattr(self, f'patch_embed{number}')(x)
         pos_embed = getattr(self, f'pos_embed{number}')
         x = x + resize_pos_embed(pos_embed, self.pos_grids[index], hw_shape)
-        for block in getattr(self, f'block{number}'):
-            x = self._run_block(block, x, hw_shape)
-        return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
+        return getattr(self, f'block{number}')(x, hw_shape, self.with_cp)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ..layers import PatchEmbed, PatchMerging
 from ..mixers import AttentionSpec, Site, initialise
 from ..registry import register_backbone
-from ..utils import check_positive
+from ..utils import check_keywords, check_positive
 from .base import (
+    Blocks,
     DenseBackbone,
     build_blocks,
     choose_attention,
@@ -51,12 +52,19 @@ ALIASES = {'t': 'tiny', 's': 'small', 'b': 'base'}
 
 
 class SwinStage(nn.Module):
-    """Blocks, and before the next stage a patch merging: holds the released names together."""
+    """Blocks, and before the next stage a patch merging: holds the released names together.
 
-    def __init__(self, blocks: nn.ModuleList, downsample: PatchMerging | None) -> None:
+    The next stage calls the patch merging; calling this one runs its blocks.
+    """
+
+    def __init__(self, blocks: Blocks, downsample: PatchMerging | None) -> None:
         super().__init__()
         self.blocks = blocks
         self.downsample = downsample
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int], with_cp: bool = False) -> Tensor:
+        """As :meth:`.Blocks.forward`."""
+        return self.blocks(x, hw_shape, with_cp)
 
 
 @register_backbone
@@ -95,6 +103,7 @@ class InLineSwin(DenseBackbone):
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
     """
 
+    @check_keywords
     def __init__(
         self,
         arch: str | Mapping = 'tiny',
@@ -179,9 +188,7 @@ class InLineSwin(DenseBackbone):
         else:
             tokens = x.permute(0, 2, 3, 1).flatten(1, 2)
             x, hw_shape = self.layers[index - 1].downsample(tokens, x.shape[2:])
-        for block in self.layers[index].blocks:
-            x = self._run_block(block, x, hw_shape)
-        return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
+        return self.layers[index](x, hw_shape, self.with_cp)
 
     def _output(self, index: int, x: Tensor) -> Tensor:
         return channel_norm(getattr(self, f'norm{index}'), x)
@@ -189,4 +196,4 @@ class InLineSwin(DenseBackbone):
 
 def channel_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """Normalise the channels of a map (B, C, H, W)."""
-    return norm(x.movedim(1, -1)).movedim(-1, 1)
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

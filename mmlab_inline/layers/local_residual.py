@@ -36,4 +36,4 @@ class LocalKernels(nn.Sequential):
 def _grouped_linear(conv: nn.Conv1d, x: Tensor) -> Tensor:
     """A grouped convolution over one token (B, groups, 1, C / groups) as one batched product."""
     weight = conv.weight.squeeze(2).unflatten(0, (conv.groups, -1))
-    return x @ weight.mT + conv.bias.view(conv.groups, 1, -1)
+    return x @ weight.transpose(-2, -1) + conv.bias.view(conv.groups, 1, -1)

@@ -4,6 +4,8 @@ Sizes that do not divide are padded with zeros at the bottom and right, so that 
 ceil(H / stride) x ceil(W / stride).
 """
 
+import warnings
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,21 @@ class PatchEmbed(nn.Module):
 
         Returns:
             Tokens (B, N, C) and their map size (H, W).
+
+        Raises:
+            ValueError: It has no batch dimension, or too many others.
         """
+        if image.ndim != 4:
+            raise ValueError(
+                f'images must be (B, {self.proj.in_channels}, H, W), these are '
+                f'{tuple(image.shape)}' + '; pass image[None]' * (image.ndim == 3)
+            )
+        if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
+            warnings.warn(
+                'torch.onnx.export(dynamo=False) fixes batch and size of the example, whatever '
+                'dynamic_axes says; tools/export.py exports any',
+                stacklevel=2,
+            )
         # Channels last makes the tokens a view of what the convolution puts out.
         x = image.permute(0, 2, 3, 1).contiguous()
         x = self.proj(pad_to_multiple(x, self.patch_size).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

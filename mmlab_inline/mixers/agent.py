@@ -82,21 +82,22 @@ class AgentAttention(QKVMixer):
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         q, k, v = self.project(x)
-        agents = pool_map(q.mT.unflatten(2, hw_shape), self.agent_grid).flatten(2).mT
-        q, k, agents = (split_heads(t, self.num_heads) for t in (q, k, agents))
+        agents = pool_map(q.transpose(1, 2).unflatten(2, hw_shape), self.agent_grid).flatten(2)
+        q, k, agents = (split_heads(t, self.num_heads) for t in (q, k, agents.transpose(1, 2)))
         gather, read = (bias.to(q.dtype) for bias in self._biases(hw_shape))
         gathered = softmax_attention(agents, k, split_heads(v, self.num_heads), gather)
         out = merge_heads(softmax_attention(q, agents, gathered, read))
         image = v.unflatten(1, hw_shape).permute(0, 3, 1, 2)
-        return self.proj(out + self.dwc(image).flatten(2).mT)
+        return self.proj(out + self.dwc(image).flatten(2).transpose(1, 2))
 
     def _biases(self, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Of agents over tokens (1, heads, n, N), and of tokens over agents (1, heads, N, n)."""
         gather = self._bias(
             self.an_bias, self.ah_bias[0, ..., 0], self.aw_bias[0, :, :, 0], hw_shape
         )
-        rows, columns = self.ha_bias[0, :, :, 0].mT, self.wa_bias[0, :, 0].mT
-        return gather, self._bias(self.na_bias, rows, columns, hw_shape).mT
+        rows, columns = self.ha_bias[0, :, :, 0], self.wa_bias[0, :, 0]
+        rows, columns = (t.transpose(1, 2) for t in (rows, columns))
+        return gather, self._bias(self.na_bias, rows, columns, hw_shape).transpose(2, 3)
 
     def _bias(
         self, table: Tensor, rows: Tensor, columns: Tensor, hw_shape: tuple[int, int]
@@ -113,15 +114,18 @@ class AgentAttention(QKVMixer):
         # Bilinear resizing is separable: neither the stored map nor all agents' maps are formed.
         rows, columns = (self._regrid(t[..., None]) for t in (rows, columns))  # (heads, n, H0, 1)
         bias = resize_map(self._regrid(table), hw_shape)
-        bias = bias + resize_map(rows, (height, 1)) + resize_map(columns, (width, 1)).mT
+        bias = (
+            bias + resize_map(rows, (height, 1)) + resize_map(columns, (width, 1)).transpose(2, 3)
+        )
         return bias.flatten(2)[None]
 
     def _regrid(self, table: Tensor) -> Tensor:
         """Tables (heads, n0, ...) for the run-time agents (heads, n, ...)."""
         if self.agent_grid == self.stored_agents:
             return table
-        image = table.flatten(2).mT.unflatten(2, self.stored_agents)
-        return resize_map(image, self.agent_grid).flatten(2).mT.unflatten(2, table.shape[2:])
+        image = table.flatten(2).transpose(1, 2).unflatten(2, self.stored_agents)
+        image = resize_map(image, self.agent_grid).flatten(2).transpose(1, 2)
+        return image.unflatten(2, table.shape[2:])
 
     @classmethod
     def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:

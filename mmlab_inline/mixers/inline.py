@@ -75,7 +75,7 @@ class InLineAttention(QKVMixer):
 
     def _is_plain(self) -> bool:
         layers = (*self.projections(), self.proj)
-        if not all(is_plain(layer, nn.Linear) and layer.bias is not None for layer in layers):
+        if not all(is_plain(layer, nn.Linear) for layer in layers):
             return False
         return sum(layer.out_features for layer in layers) == 4 * self.dim
 

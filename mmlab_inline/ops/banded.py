@@ -5,15 +5,19 @@ each time anew) and to fetch from memory than to compute. Here nothing as long a
 allocated but the results, and nothing but the input is kept for the backward pass, which computes
 the values again band by band.
 
-First-order gradients only; :func:`.inline_attention.inline_attention_fast` has all orders.
+Gradients of gradients are those of plain operations.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import FunctionCtx
+
+from .local_residual import dynamic_depthwise3x3
+from .second_order import gradients_of_plain_form
 
 # Elements of one band: 1 MB in float32. From 1 to 4 MB the time is the same.
 BAND_ELEMENTS = 2**18
@@ -40,8 +44,12 @@ class _CentredGram(torch.autograd.Function):
         return x, gram
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: FunctionCtx, grad_x: Tensor, grad_gram: Tensor) -> tuple[Tensor, None]:
+    def backward(
+        ctx: FunctionCtx, grad_x: Tensor, grad_gram: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if torch.is_grad_enabled():
+            grads = (grad_x, grad_gram)
+            return tuple(gradients_of_plain_form(_plain_gram, ctx.saved_tensors, grads))
         x, x_mean = ctx.saved_tensors
         weight = (grad_gram + grad_gram.mT) / x.shape[1]
         # attend_in_bands gives this x to _Banded alone: the gradient is nobody else's.
@@ -75,14 +83,16 @@ class _Banded(torch.autograd.Function):
             else:
                 attended = torch.addmm(local, x[sample, band], matrix[sample])
                 torch.addmm(projection[1], attended, projection[0].t(), out=out_band)
-        ctx.save_for_backward(x, matrix, v_weight, v_bias, local_kernel)
+        ctx.save_for_backward(x, matrix, bias, v_weight, v_bias, local_kernel)
         ctx.hw_shape = hw_shape
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, matrix, v_weight, v_bias, local_kernel = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            plain = partial(_plain_product, hw_shape=ctx.hw_shape)
+            return *gradients_of_plain_form(plain, ctx.saved_tensors, grad), None, None
+        x, matrix, _, v_weight, v_bias, local_kernel = ctx.saved_tensors
         grad = grad.contiguous()
         width = ctx.hw_shape[1]
         grad_x = torch.empty_like(x)
@@ -109,6 +119,24 @@ class _Banded(torch.autograd.Function):
             part.addmm_(grad_v, v_weight)
         grads = (grad_x, grad_matrix, grad.sum(1), grad_v_weight, grad_v_bias, grad_kernel)
         return *grads, None, None
+
+
+def _plain_gram(x: Tensor, x_mean: Tensor) -> tuple[Tensor, Tensor]:
+    centred = x - x_mean
+    return x, centred.mT @ centred / x.shape[1]
+
+
+def _plain_product(
+    x: Tensor,
+    matrix: Tensor,
+    bias: Tensor,
+    v_weight: Tensor,
+    v_bias: Tensor,
+    local_kernel: Tensor,
+    hw_shape: tuple[int, int],
+) -> Tensor:
+    v = F.linear(x, v_weight, v_bias)
+    return torch.baddbmm(dynamic_depthwise3x3(v, local_kernel, hw_shape, bias), x, matrix)
 
 
 def attend_in_bands(

@@ -4,6 +4,10 @@ import torch
 
 
 def is_exporting() -> bool:
-    """Whether torch.export is tracing: a branch on a size would then bake the example's size in."""
+    """Whether torch.export or torch.onnx's tracer is at work.
+
+    A branch on a size would then bake the example's size in, and the tracer of ONNX knows fewer
+    operations.
+    """
     check = getattr(torch.compiler, 'is_exporting', None)  # torch 2.7
-    return check is not None and check()
+    return (check is not None and check()) or torch.onnx.is_in_onnx_export()

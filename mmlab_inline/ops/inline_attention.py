@@ -181,7 +181,7 @@ def inline_attention_fast(
     v = F.linear(x, params.weights[2], params.biases[2])
     with without_autocast(x):
         x_centred = x.to(x_mean.dtype) - x_mean
-        gram = x_centred.mT @ x_centred / x.shape[1]
+        gram = x_centred.transpose(-2, -1) @ x_centred / x.shape[1]
         matrix, bias = fold_projections(gram, x_mean, params)
     local = dynamic_depthwise3x3(v, local_kernel, hw_shape, bias)
     return torch.baddbmm(local, x.to(v.dtype), matrix.to(v.dtype))
@@ -198,7 +198,7 @@ def inline_attention_banded(
     """The fast form in bands of rows (:mod:`.banded`): faster yet on a CPU, and keeps only ``x``.
 
     Arguments and result as in :func:`inline_attention_naive`; ``x`` in float32 or float64, outside
-    autocast; first-order gradients only.
+    autocast.
 
     Args:
         projection: Weight (C, C) and bias (C,) of the output projection, to have it applied too;
@@ -237,8 +237,8 @@ def fold_projections(
     wq, wk, wv = (w.to(x_mean.dtype).unflatten(0, (num_heads, head_dim)) for w in weights)
     bq, bv = biases[0].to(x_mean.dtype), biases[2].to(x_mean.dtype)
     k_gram = (wk.flatten(0, 1) @ gram).unflatten(1, (num_heads, head_dim))
-    cov = head_dim**-0.5 * (k_gram @ wv.mT)  # (B, heads, head_dim, head_dim)
-    matrix = (wq.mT @ cov).transpose(1, 2).reshape(batch, channels, channels)
+    cov = head_dim**-0.5 * (k_gram @ wv.transpose(-2, -1))  # (B, heads, head_dim, head_dim)
+    matrix = (wq.transpose(-2, -1) @ cov).transpose(1, 2).reshape(batch, channels, channels)
     bias = bq.view(num_heads, 1, head_dim) @ cov  # (B, heads, 1, head_dim)
     return matrix, bias.flatten(1) + F.linear(x_mean[:, 0], wv.flatten(0, 1), bv)
 

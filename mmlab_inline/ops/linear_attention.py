@@ -56,7 +56,7 @@ def normalised_weights(q: Tensor, k: Tensor) -> Tensor:
     Returns:
         (B, heads, M, N); rows sum to 1, to the epsilon.
     """
-    scores = q @ k.mT
+    scores = q @ k.transpose(-2, -1)
     return scores / (scores.mean(-1, keepdim=True) + EPSILON) / k.shape[-2]
 
 
@@ -84,5 +84,5 @@ def normalised_attention(q: Tensor, k: Tensor, v: Tensor, epsilon: float = EPSIL
     weights = weights / (weights.sum(-1, keepdim=True) + epsilon)
     # In this order the derivative is of k / k_mean, which N bounds, and not of 1 / k_mean alone.
     k = scale * (k / k_mean.clamp(min=_TINY))
-    context = k.to(v.dtype).mT @ (scale * v)  # (B, heads, head_dim, width)
+    context = k.to(v.dtype).transpose(-2, -1) @ (scale * v)  # (B, heads, head_dim, width)
     return weights.to(v.dtype) @ context

@@ -38,7 +38,7 @@ def pool_map(x: Tensor, cells: tuple[int, int]) -> Tensor:
 def _transform(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     if x.is_meta:  # counts of a model's cost leave out resizing and pooling
         return x.new_empty(*x.shape[:-2], len(rows), len(columns))
-    return rows @ x @ columns.mT
+    return rows @ x @ columns.transpose(-2, -1)
 
 
 def _resizing(size: int, wanted: int, like: Tensor) -> Tensor:

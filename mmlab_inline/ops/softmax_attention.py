@@ -14,6 +14,9 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
     The fused kernel returns tokens outermost in memory. Exporters that take it apart again do not,
     and the views behind it would not fit.
 
+    PyTorch's fused kernels have no gradients of gradients; it has them within
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
+
     Args:
         q: Queries (B, heads, N, head_dim).
         k: Keys (B, heads, M, head_dim).

@@ -27,11 +27,16 @@ every run gives the same result. All sums and statistics are float32. Offsets wi
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from .inline_attention import token_mean, without_autocast
+from .local_residual import dynamic_depthwise3x3
+from .second_order import gradients_of_plain_form
 
 # Few splits move few partial sums, many keep all multiprocessors busy.
 _MIN_TOKENS_PER_SPLIT = 256
@@ -45,7 +50,8 @@ def token_mean_and_gram(x: Tensor) -> tuple[Tensor, Tensor]:
     """Token mean and centred token covariance, both in one read of the tokens.
 
     Under autocast and for half input, products are rounded as TensorFloat32 (which is finer than
-    either half type), else they are as exact as float32. Differentiable once.
+    either half type), else they are as exact as float32. Gradients of gradients are
+    those of plain operations.
 
     Args:
         x: Tokens (B, N, C) in float32, float16 or bfloat16.
@@ -67,7 +73,7 @@ def project_and_local_residual(
 ) -> Tensor:
     """``x @ matrix + bias`` plus a depthwise 3x3 convolution of ``v``, written once.
 
-    Differentiable once.
+    Gradients of gradients are those of plain operations.
 
     Args:
         x: Tokens (B, N, C), row-major over the map.
@@ -111,13 +117,22 @@ def _save_for_moments(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None
     ctx.save_for_backward(x, output[0])
 
 
-def _moments_backward(ctx, grad_mean: Tensor, grad_gram: Tensor) -> tuple[Tensor, None]:
+def _moments_backward(ctx, grad_mean: Tensor, grad_gram: Tensor) -> tuple[Tensor | None, None]:
     x, mean = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return *gradients_of_plain_form(_plain_moments, [x], (grad_mean, grad_gram)), None
     num_tokens = x.shape[1]
     # A product of x instead of x - mean, corrected afterwards, would be a plain matrix product,
     # but loses as many digits as the mean has above the spread.
     symmetric = (grad_gram + grad_gram.transpose(1, 2)) / num_tokens
     return _centred_product(x, mean, symmetric, grad_mean / num_tokens, ctx.precision), None
+
+
+def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    with without_autocast(x):
+        mean = token_mean(x)
+        centred = x.to(mean.dtype) - mean
+        return mean, centred.mT @ centred / x.shape[1]
 
 
 _token_mean_and_gram.register_autograd(_moments_backward, setup_context=_save_for_moments)
@@ -151,13 +166,15 @@ def _(
 
 
 def _save_for_project(ctx, inputs: tuple, output: Tensor) -> None:
-    x, v, matrix, bias, kernel, ctx.hw_shape = inputs
-    ctx.bias_dtype = bias.dtype
-    ctx.save_for_backward(x, v, matrix, kernel)
+    *tensors, ctx.hw_shape = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _project_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    x, v, matrix, kernel = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        plain = partial(_plain_project, hw_shape=ctx.hw_shape)
+        return *gradients_of_plain_form(plain, ctx.saved_tensors, grad), None
+    x, v, matrix, bias, kernel = ctx.saved_tensors
     # As wide as it is long and nothing to fuse it with: the library's product is as good.
     grad_x = grad @ matrix.to(grad.dtype).transpose(1, 2)
     # Few numbers from very many tokens: a batched library product would keep a few multiprocessors
@@ -165,7 +182,15 @@ def _project_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad_matrix = _cross_moment(x, grad).to(matrix.dtype)
     grad_v, sums = _local_residual_backward(grad, v, kernel, ctx.hw_shape)
     grad_kernel = sums[:, :9].transpose(1, 2).unflatten(2, (3, 3)).to(kernel.dtype)
-    return grad_x, grad_v, grad_matrix, sums[:, 9:].to(ctx.bias_dtype), grad_kernel, None
+    return grad_x, grad_v, grad_matrix, sums[:, 9:].to(bias.dtype), grad_kernel, None
+
+
+def _plain_project(
+    x: Tensor, v: Tensor, matrix: Tensor, bias: Tensor, kernel: Tensor, hw_shape: Sequence[int]
+) -> Tensor:
+    with without_autocast(x):
+        local = dynamic_depthwise3x3(v, kernel, tuple(hw_shape), bias[:, 0])
+        return torch.baddbmm(local, x, matrix.to(x.dtype))
 
 
 _project_and_local_residual.register_autograd(_project_backward, setup_context=_save_for_project)

@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import wraps
 
 
 def one_of(what: str, value: str, known: Iterable[str]) -> str:
@@ -26,16 +27,41 @@ def did_you_mean(value: str, known: Iterable[str]) -> str:
     return f' (did you mean {near[0]!r}?)' if near else ''
 
 
-def check_keywords(cls: type, given: Iterable[str]) -> None:
-    """Refuse keywords that ``cls`` does not take.
+def check_keywords(init: Callable[..., None]) -> Callable[..., None]:
+    """Decorator of a constructor: refuse keywords that it does not take, and list those it does.
+
+    A subclass may have keywords of its own and pass others on: what it passes on is checked.
 
     Raises:
-        TypeError: A keyword is unknown; the message lists the known ones.
+        TypeError: (When called) a keyword is unknown; the message has the nearest and all known.
     """
-    known = [name for name in inspect.signature(cls.__init__).parameters if name != 'self']
-    for name in given:
-        if name not in known:
-            raise TypeError(
-                f'{cls.__name__} has no keyword {name!r}{did_you_mean(name, known)}; '
-                f'it takes {", ".join(known)}'
-            )
+    known = _keywords(init)
+
+    @wraps(init)
+    def checked(self: object, *args: object, **kwargs: object) -> None:
+        for name in kwargs:
+            if name not in known:
+                _refuse(name, type(self), checked)
+        init(self, *args, **kwargs)
+
+    return checked
+
+
+def _keywords(function: Callable) -> list[str]:
+    """Those that a method takes by name."""
+    _, *parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+
+
+def _refuse(name: str, cls: type, init: Callable) -> None:
+    """Say what ``cls`` takes: its own keywords and those of what it passes on to ``init``."""
+    known = {}
+    for base in cls.__mro__:
+        own = vars(base).get('__init__')
+        known |= dict.fromkeys(_keywords(own) if own else ())
+        if own is init:
+            break
+    raise TypeError(
+        f'{cls.__name__} has no keyword {name!r}{did_you_mean(name, known)}; '
+        f'it takes {", ".join(known)}'
+    )

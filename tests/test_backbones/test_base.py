@@ -1,13 +1,17 @@
 import copy
+import inspect
+import io
 import pickle
+import warnings
 
 import pytest
 import torch
 from mmengine.config import ConfigDict
+from mmengine.registry import Registry
 from torch import nn
 
 from mmlab_inline import InLinePVT, InLineSwin
-from mmlab_inline.backbones.base import DenseBackbone
+from mmlab_inline.backbones.base import LEAF_MODULES, DenseBackbone
 from mmlab_inline.layers import Block
 
 BACKBONES = [InLinePVT, InLineSwin]
@@ -374,3 +378,153 @@ def test_init_weights_without_checkpoint_keeps_them(cls, build_narrow):
 @both
 def test_is_a_dense_backbone(cls):
     assert issubclass(cls, DenseBackbone)
+
+
+@both
+def test_subclass_with_keywords_of_its_own(cls, build_narrow):
+    """Built as any Python class, also by name from a config."""
+
+    class Scaled(cls):
+        def __init__(self, arch: dict, extra: float = 1.0, **others: object) -> None:
+            self.depth_wanted = others.pop('depth', None)
+            super().__init__(arch, **others)
+            self.extra = extra
+
+    Scaled.__name__ = cls.__name__  # for build_narrow
+    settings = dict(out_indices=(2, 3), extra=2.0, depth=3)
+    model = build_narrow(Scaled, **settings)
+    assert (model.out_indices, model.extra, model.depth_wanted) == ((2, 3), 2.0, 3)
+    assert len(model(torch.randn(1, 3, 32, 32))) == 2
+    with pytest.raises(
+        TypeError, match=r"'exta' \(did you mean 'extra'\?\); it takes arch, extra, in_"
+    ):
+        build_narrow(Scaled, exta=2.0)
+    registry = Registry('toy')
+    registry.register_module('Scaled', module=Scaled)
+    config = ConfigDict(type='Scaled', arch='tiny', extra=3.0, out_indices=[1])
+    assert registry.build(config).extra == 3.0
+
+
+@pytest.mark.parametrize('first', ['backbone', 'mixin'])
+@both
+def test_settings_survive_the_hub(cls, first, build_narrow, randomised, tmp_path):
+    mixin = pytest.importorskip('huggingface_hub').PyTorchModelHubMixin
+    bases = (cls, mixin) if first == 'backbone' else (mixin, cls)
+    hub = type(cls.__name__, bases, {})
+    relu = dict(type='inline', kernel='relu')
+    attention = (relu, [relu, 'softmax'], dict(type='agent', agent_num=4), 'softmax')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)
+        for settings in (
+            dict(attention=attention, out_indices=(1, 3), pretrain_img_size=(64, 96)),
+            dict(kernel='exp', frozen_stages=1),
+        ):
+            model = randomised(build_narrow(hub, **settings)).eval()
+            model.save_pretrained(tmp_path)
+            loaded = hub.from_pretrained(tmp_path).eval()
+            image = torch.randn(1, 3, 64, 64)
+            for out, expected in zip(loaded(image), model(image), strict=True):
+                assert torch.equal(out, expected)
+            assert loaded.frozen_stages == model.frozen_stages
+
+
+def stages_of(model: nn.Module) -> list[nn.Module]:
+    if isinstance(model, InLineSwin):
+        return list(model.layers)
+    return [getattr(model, f'block{number}') for number in range(1, 5)]
+
+
+@pytest.mark.parametrize('with_cp', [False, True])
+@both
+def test_stages_can_be_hooked(cls, with_cp, build_narrow):
+    """Their maps and the gradients of these, as class activation maps are made of."""
+    model = build_narrow(cls, with_cp=with_cp)
+    maps, grads = [], []
+    for stage in stages_of(model):
+        stage.register_forward_hook(lambda module, args, out: maps.append(out))
+        stage.register_full_backward_hook(lambda module, ins, outs: grads.append(outs[0]))
+    image = torch.randn(1, 3, 45, 70, requires_grad=True)
+    outs = model(image)
+    if cls is InLineSwin:
+        expected = [
+            getattr(model, f'norm{i}')(m.movedim(1, 3)).movedim(3, 1) for i, m in enumerate(maps)
+        ]
+    else:
+        expected = maps
+    for out, wanted in zip(outs, expected, strict=True):
+        assert torch.equal(out, wanted)
+    sum(out.square().sum() for out in outs).backward()
+    assert [grad.shape for grad in grads] == [out.shape for out in reversed(maps)]
+    stages_of(model)[3].register_forward_hook(lambda module, args, out: 0 * out)
+    assert not torch.equal(model(image)[3], outs[3])
+
+
+@both
+def test_traced_with_leaf_modules(cls, build_narrow, randomised):
+    features = pytest.importorskip('torchvision.models.feature_extraction')
+    model = randomised(build_narrow(cls, attention=MIXED)).eval()
+    leaves = dict(leaf_modules=list(LEAF_MODULES))
+    block = 'layers.1.blocks.0' if cls is InLineSwin else 'block2.0'
+    wanted = [f'{block}.attn', f'{block}.mlp']
+    names, _ = features.get_graph_node_names(model, leaves)
+    assert set(wanted) <= set(names)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # training and evaluation have other graphs
+        traced = features.create_feature_extractor(model, wanted, tracer_kwargs=leaves)
+    hooked = []
+    for name in wanted:
+        model.get_submodule(name).register_forward_hook(lambda *args: hooked.append(args[2]))
+    for size in ((64, 64), (45, 70)):  # one graph for any size
+        hooked.clear()
+        image = torch.randn(2, 3, *size)
+        model(image)
+        maps = list(hooked)  # the traced one has the same modules
+        for out, expected in zip(traced(image).values(), maps, strict=True):
+            assert torch.equal(out, expected)
+
+
+@both
+def test_gradient_penalty(cls, build_narrow, randomised):
+    model = randomised(build_narrow(cls, drop_path_rate=0.0))
+    image = torch.randn(1, 3, 64, 96, requires_grad=True)
+    loss = sum(out.square().mean() for out in model(image))
+    (grad,) = torch.autograd.grad(loss, image, create_graph=True)
+    grad.square().sum().backward()
+    first = model.get_parameter(
+        'patch_embed1.proj.weight' if cls is InLinePVT else 'patch_embed.proj.weight'
+    )
+    assert first.grad.isfinite().all()
+    assert first.grad.abs().max() > 0
+
+
+@both
+def test_image_without_batch(cls, build_narrow):
+    with pytest.raises(ValueError, match=r'\(B, 3, H, W\), these are \(3, 64, 64\)'):
+        build_narrow(cls)(torch.randn(3, 64, 64))
+
+
+@pytest.mark.parametrize('init_cfg', [123, 'weights.pth', ['weights.pth'], True])
+@both
+def test_wrong_init_cfg(cls, init_cfg, build_narrow):
+    with pytest.raises(ValueError, match=r"^init_cfg=.*dict\(type='Pretrained', checkpoint=PATH\)"):
+        build_narrow(cls, init_cfg=init_cfg)
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('attention', [('inline', ('linear', 'softmax'), 'agent', 'focused')])
+@both
+def test_onnx_by_the_older_exporter(cls, attention, build_narrow, randomised, assert_near):
+    """A file for the size of the example, and a line that says so."""
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    model = randomised(build_narrow(cls, attention=attention, pretrain_img_size=64)).eval()
+    image, file = torch.randn(2, 3, 70, 90), io.BytesIO()
+    older = (
+        dict(dynamo=False) if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
+    )
+    with pytest.warns(UserWarning, match=r'fixes batch and size of the example'):
+        torch.onnx.export(model, (image,), file, input_names=['image'], **older)
+    outs = onnxruntime.InferenceSession(file.getvalue()).run(None, {'image': image.numpy()})
+    with torch.no_grad():
+        for out, expected in zip(outs, model(image), strict=True):
+            assert_near(torch.from_numpy(out), expected, 1e-4)

@@ -159,7 +159,7 @@ def test_settings_reach_every_attention(build_narrow):
 
 
 def test_window_size_that_cannot_be_meant(build_narrow):
-    with pytest.raises(ValueError, match='window_size=0 must be a positive whole number'):
+    with pytest.raises(ValueError, match='window_size=0 must be positive'):
         build_narrow(InLineSwin, window_size=0)
 
 

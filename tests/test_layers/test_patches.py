@@ -54,3 +54,12 @@ def test_patch_merging_concatenates_down_first(hw_shape, randomised, assert_near
     assert merged_shape == (rows, cols)
     assert_near(merged, expected, 1e-5)
     assert merging.reduction.bias is None
+
+
+def test_image_without_batch():
+    with pytest.raises(
+        ValueError, match=r'\(B, 3, H, W\), these are \(3, 8, 8\); pass image\[None\]$'
+    ):
+        PatchEmbed(3, 8, 4)(torch.randn(3, 8, 8))
+    with pytest.raises(ValueError, match=r'these are \(1, 1, 3, 8, 8\)$'):
+        PatchEmbed(3, 8, 4)(torch.randn(1, 1, 3, 8, 8))

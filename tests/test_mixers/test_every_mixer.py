@@ -303,3 +303,20 @@ def test_defaults_fit_every_stage(name):
         site = Site(16, 2, grid=(7, 7), window=7, stage=stage)
         mixer = build_token_mixer(name, site)
         assert mixer(torch.randn(1, 35, 16), (5, 7)).shape == (1, 35, 16)
+
+
+@every
+@pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
+def test_nothing_is_kept_of_weights(cls, choice, build_narrow, randomised):
+    """They may change by .data, which no version counter tells, between two evaluations."""
+    model = randomised(build_narrow(cls, attention=choice)).eval()
+    image = torch.randn(1, 3, 97, 130)
+    with torch.no_grad():
+        before = model(image)
+        for parameter in model.parameters():
+            parameter.data.mul_(1.5)
+        fresh = build_narrow(cls, attention=choice).eval()
+        fresh.load_state_dict(model.state_dict())
+        for old, new, expected in zip(before, model(image), fresh(image), strict=True):
+            assert torch.equal(new, expected)
+            assert not torch.equal(new, old)

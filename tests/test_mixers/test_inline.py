@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from mmlab_inline import InLineAttention
+from mmlab_inline.layers import Mlp
 from mmlab_inline.ops import InLineWeights, inline_attention_naive, token_mean
 
 
@@ -344,3 +345,86 @@ def test_parametrised_layers_count(randomised, assert_near):
     nn.utils.parametrize.register_parametrization(attention.q, 'weight', Double())
     x = torch.randn(2, 35, 8).double()
     assert_near(attention(x, (5, 7)), doubled(x, (5, 7)), 1e-12)
+
+
+class Quantised(Tensor):
+    """Numbers in eighths that only a whole linear layer or convolution may take."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        plain = [x.as_subclass(Tensor) if isinstance(x, cls) else x for x in args]
+        if function in (F.linear, torch.conv1d):
+            plain[1] = (8 * plain[1]).round() / 8
+        elif function not in ALLOWED:
+            raise NotImplementedError(f'{function} of a quantised tensor')
+        return function(*plain, **(kwargs or {}))
+
+
+ALLOWED = {Tensor.requires_grad.__get__, Tensor.grad.__get__, Tensor.dim}
+
+
+@pytest.mark.parametrize(
+    'name', ['q', 'kv', 'qkv', 'proj', 'residual.0', 'residual.2', 'fc1', 'fc2']
+)
+def test_weights_of_another_type_are_left_to_their_layers(
+    name, randomised, assert_near, monkeypatch
+):
+    """On a map for the fast form, and in an MLP that would be streamed."""
+    monkeypatch.setattr('mmlab_inline.ops.mlp.BIG_BYTES', 0)
+    if name.startswith('fc'):
+        module, args = Mlp(8, 32), (torch.randn(2, 35, 8),)
+    else:
+        module = InLineAttention(8, 2, qkv='joint' if name == 'qkv' else 'separate')
+        args = torch.randn(2, 35, 8), (5, 7)
+    rounded = copy.deepcopy(randomised(module))
+    layer = module.get_submodule(name)
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.weight = weight.as_subclass(Quantised)
+    with torch.no_grad():
+        rounded.get_submodule(name).weight.mul_(8).round_().div_(8)
+        assert_near(module(*args), rounded(*args), 1e-5)
+
+
+def test_layers_without_bias(randomised, assert_near):
+    attention = randomised(InLineAttention(8, 2))
+    without = copy.deepcopy(attention)
+    without.q = nn.Linear(8, 8, bias=False)
+    without.q.weight = attention.q.weight
+    with torch.no_grad():
+        attention.q.bias.zero_()
+        x = torch.randn(2, 35, 8)
+        assert_near(without(x, (5, 7)), attention(x, (5, 7)), 1e-5)
+
+
+def test_parametrisation_runs_once(randomised):
+    class Counted(nn.Module):
+        def forward(self, weight: Tensor) -> Tensor:
+            calls.append(1)
+            return weight
+
+    calls = []
+    attention = randomised(InLineAttention(8, 2))
+    nn.utils.parametrize.register_parametrization(attention.q, 'weight', Counted())
+    calls.clear()
+    attention(torch.randn(2, 35, 8), (5, 7))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize('hw_shape', [(2, 2), (8, 8)], ids=['linear', 'fast'])
+def test_gradient_penalty(hw_shape, randomised, assert_near):
+    """Gradients of gradients do not depend on the size of the map, nor on the form."""
+    attention = randomised(InLineAttention(8, 2)).double()
+    tokens = torch.randn(1, hw_shape[0] * hw_shape[1], 8).double().requires_grad_()
+
+    def penalty() -> Tensor:
+        out = attention(tokens, hw_shape)
+        (grad,) = torch.autograd.grad(out.square().sum(), tokens, create_graph=True)
+        return grad.square().sum()
+
+    grads = torch.autograd.grad(penalty(), list(attention.parameters()))
+    attention.q.register_forward_hook(lambda *args: None)  # the textbook's form
+    expected = torch.autograd.grad(penalty(), list(attention.parameters()))
+    scale = max(grad.abs().max().item() for grad in expected)
+    for grad, wanted in zip(grads, expected, strict=True):
+        assert_near(grad, wanted, 1e-10, scale=scale)

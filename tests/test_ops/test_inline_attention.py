@@ -354,3 +354,21 @@ def test_batch_mates_do_not_matter(assert_near):
             alone = {**inputs, 'x': inputs['x'][index : index + 1]}
             alone['local_kernel'] = inputs['local_kernel'][index : index + 1]
             assert_near(call(form, alone, (9, 14), 3), together[index : index + 1], 1e-12)
+
+
+@pytest.mark.parametrize('frozen', [(), ('x', 'wk'), ('wq', 'wk', 'wv', 'bq', 'bv')], ids=str)
+@pytest.mark.parametrize('form', FORMS)
+def test_gradients_of_gradients(form, frozen, monkeypatch):
+    """Checked against differences, with some inputs that need no gradient."""
+    monkeypatch.setattr(banded, 'BAND_ELEMENTS', 1)
+    monkeypatch.setattr(banded, 'MIN_BAND_ROWS', 2)
+    inputs = draw((5, 2), 4, 1)
+    leaves = {name: inputs[name].requires_grad_(name not in frozen) for name in NAMES}
+    wanted = [leaf for leaf in leaves.values() if leaf.requires_grad]
+
+    def attend(*given: Tensor) -> Tensor:
+        given = iter(given)
+        new = {key: next(given) if x.requires_grad else x for key, x in leaves.items()}
+        return call(FORMS[form], new, (5, 2), 2)
+
+    assert torch.autograd.gradgradcheck(attend, wanted)

@@ -79,3 +79,16 @@ def test_unknown_method():
     x, kernel = torch.randn(1, 4, 2), torch.randn(1, 2, 3, 3)
     with pytest.raises(ValueError, match=r"'samples'.*'sample', 'group' or 'shift'"):
         dynamic_depthwise3x3(x, kernel, (2, 2), method='samples')
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_gradients_of_gradients(method):
+    x, kernel, bias = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for shape in ((2, 6, 2), (2, 2, 3, 3), (2, 2))
+    )
+
+    def convolve(x: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        return dynamic_depthwise3x3(x, kernel, (2, 3), bias, method)
+
+    assert torch.autograd.gradgradcheck(convolve, (x, kernel, bias))

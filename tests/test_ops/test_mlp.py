@@ -57,3 +57,9 @@ def test_what_is_big():
     assert not hidden_tokens_are_big(torch.empty(2, limit // 2, 64), 512)
     assert hidden_tokens_are_big(torch.empty(2, limit // 2 + 1, 64), 512)
     assert hidden_tokens_are_big(torch.empty(2, limit // 4 + 1, 64, dtype=torch.float64), 512)
+
+
+def test_gradients_of_gradients(monkeypatch):
+    monkeypatch.setattr('mmlab_inline.ops.mlp.CHUNK_ELEMENTS', 7 * 8)
+    x = torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(streamed_mlp, (x, *draw(3, 8)))

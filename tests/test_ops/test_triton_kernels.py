@@ -354,3 +354,30 @@ def test_kernels_compile_for_gpus(dtype, capability, monkeypatch, tmp_path):
     # 101,376 bytes are what the smallest GPUs of these generations let a block have.
     assert all('cubin' in kernel.asm for kernel in compiled)
     assert max(kernel.metadata.shared for kernel in compiled) <= 101376
+
+
+@on_device
+@never_plain
+@pytest.mark.parametrize('known', [False, True], ids=['mean-apart', 'mean-from-the-kernel'])
+def test_gradients_of_gradients(known, kernels, assert_near):
+    def form(x: Tensor, x_mean: Tensor, *args: object) -> Tensor:
+        if not known:
+            return inline_attention_fused(x, x_mean, *args)
+        mean, gram = kernels.token_mean_and_gram(x)
+        return inline_attention_fused(x, mean, *args, gram=gram)
+
+    inputs = draw_on_device(torch.float32, (5, 7), 24, 1)
+    directions = [torch.randn_like(inputs[name]) for name in NAMES]
+    seconds = {}
+    for function, dtype in ((form, torch.float32), (inline_attention_naive, torch.float64)):
+        leaves = {name: inputs[name].to(dtype).requires_grad_() for name in NAMES}
+        wanted = list(leaves.values())
+        out = call(function, leaves, (5, 7), 3)
+        first = torch.autograd.grad(
+            out, wanted, inputs['grad'].to(dtype), create_graph=True, materialize_grads=True
+        )
+        total = sum((g * d.to(dtype)).sum() for g, d in zip(first, directions, strict=True))
+        seconds[function] = torch.autograd.grad(total, wanted, materialize_grads=True)
+    for name, second, expected in zip(NAMES, *seconds.values(), strict=True):
+        if name != 'bk':  # rounding noise
+            assert_near(second, expected, 1e-5, name)

@@ -1,10 +1,14 @@
+import inspect
+
 import pytest
 
 from mmlab_inline.utils import check_keywords, did_you_mean, one_of
 
 
 class Toy:
-    def __init__(self, width: int, *, depth: int = 1) -> None: ...
+    @check_keywords
+    def __init__(self, width: int, *, depth: int = 1) -> None:
+        self.size = width, depth
 
 
 def test_known_name_is_returned():
@@ -31,10 +35,32 @@ def test_value_that_is_no_name(value):
 
 
 def test_keywords():
-    check_keywords(Toy, {'width': 1, 'depth': 2})
+    assert Toy(width=1, depth=2).size == (1, 2)
+    assert inspect.signature(Toy).parameters.keys() == {'width', 'depth'}
     with pytest.raises(TypeError) as info:
-        check_keywords(Toy, {'width': 1, 'dept': 2})
+        Toy(width=1, dept=2)
     expected = "Toy has no keyword 'dept' (did you mean 'depth'?); it takes width, depth"
     assert str(info.value) == expected
-    with pytest.raises(TypeError, match="no keyword 'self'"):
-        check_keywords(Toy, ['self'])
+
+
+def test_keywords_of_subclasses():
+    """Those of its own are not refused, also not where no signature names them."""
+
+    class Passing(Toy):
+        def __init__(self, colour: str = 'red', **others: object) -> None:
+            self.shade = others.pop('shade', None)
+            super().__init__(**others)
+
+    class Other(Toy):
+        def __init__(self, length: int) -> None:
+            super().__init__(width=length)
+
+    assert Other(length=3).size == (3, 1)
+    toy = Passing(width=1, colour='blue', shade='dark')
+    assert (toy.size, toy.shade) == ((1, 1), 'dark')
+    expected = (
+        "Passing has no keyword 'color' (did you mean 'colour'?); it takes colour, width, depth"
+    )
+    with pytest.raises(TypeError) as info:
+        Passing(width=1, color='blue')
+    assert str(info.value) == expected
