@@ -201,6 +201,7 @@ class QKVMixer(TokenMixer):
         num_heads: Number of heads; divides ``dim``.
         qkv: ``'separate'`` projections ``q`` and ``kv`` (as in PVT) or ``'joint'``, one ``qkv``
             (as in Swin).
+        inner: Channels of queries, keys and values together with all heads; None: C.
         grid: As in :class:`TokenMixer`, like the other two.
         window_size: See there.
         shift: See there.
@@ -212,20 +213,22 @@ class QKVMixer(TokenMixer):
         num_heads: int,
         qkv: str = 'separate',
         *,
+        inner: int | None = None,
         grid: tuple[int, int] | None = None,
         window_size: int | None = None,
         shift: bool = False,
     ) -> None:
         super().__init__(dim, num_heads, grid=grid, window_size=window_size, shift=shift)
+        inner = dim if inner is None else inner
         if one_of('qkv', qkv, ('separate', 'joint')) == 'joint':
-            self.qkv = nn.Linear(dim, 3 * dim)
+            self.qkv = nn.Linear(dim, 3 * inner)
         else:
-            self.q = nn.Linear(dim, dim)
-            self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+            self.q = nn.Linear(dim, inner)
+            self.kv = nn.Linear(dim, 2 * inner)
+        self.proj = nn.Linear(inner, dim)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of tokens (B, N, C), each (B, N, C)."""
+        """Queries, keys and values of tokens (B, N, C), each (B, N, inner)."""
         if hasattr(self, 'qkv'):
             return self.qkv(x).chunk(3, 2)
         return self.q(x), *self.kv(x).chunk(2, 2)

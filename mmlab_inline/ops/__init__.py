@@ -20,6 +20,7 @@ from .linear_attention import (
     kernel_attention,
     normalised_attention,
     normalised_weights,
+    weighted_means,
 )
 from .local_residual import dynamic_depthwise3x3
 from .mlp import hidden_tokens_are_big, streamed_mlp
@@ -70,5 +71,6 @@ __all__ = [
     'streamed_mlp',
     'token_mean',
     'triton_is_available',
+    'weighted_means',
     'window_shift',
 ]

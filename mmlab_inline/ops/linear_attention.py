@@ -76,13 +76,25 @@ def normalised_attention(q: Tensor, k: Tensor, v: Tensor, epsilon: float = EPSIL
     Returns:
         (B, heads, M, width) in the dtype of ``v``.
     """
-    accurate = torch.promote_types(q.dtype, torch.float32)
-    scale = k.shape[-2] ** -0.5  # of the keys and of the values: together 1 / N
-    k_mean = k.mean(-2, keepdim=True, dtype=accurate)
+    k_mean = k.mean(-2, keepdim=True, dtype=torch.promote_types(q.dtype, torch.float32))
     # Channel c of a query reads row c of the context. A channel without a key has weight 0.
     weights = q * k_mean
     weights = weights / (weights.sum(-1, keepdim=True) + epsilon)
+    return weights.to(v.dtype) @ weighted_means(k, k_mean, v)
+
+
+def weighted_means(k: Tensor, k_mean: Tensor, v: Tensor) -> Tensor:
+    """Mean of the values by the weight of each channel of the keys; in half types bounded, too.
+
+    Args:
+        k: Features of keys (B, heads, N, head_dim), not negative.
+        k_mean: Their mean over tokens (B, heads, 1, head_dim), in float32 or float64.
+        v: Values (B, heads, N, width).
+
+    Returns:
+        (B, heads, head_dim, width) in the dtype of ``v``.
+    """
+    scale = k.shape[-2] ** -0.5  # of the keys and of the values: together 1 / N
     # In this order the derivative is of k / k_mean, which N bounds, and not of 1 / k_mean alone.
     k = scale * (k / k_mean.clamp(min=_TINY))
-    context = k.to(v.dtype).transpose(-2, -1) @ (scale * v)  # (B, heads, head_dim, width)
-    return weights.to(v.dtype) @ context
+    return k.to(v.dtype).transpose(-2, -1) @ (scale * v)
