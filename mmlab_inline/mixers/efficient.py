@@ -1,0 +1,45 @@
+"""Efficient attention (Shen et al., WACV 2021, arXiv 1812.01243)."""
+
+import torch
+from torch import Tensor
+
+from ..ops import merge_heads, split_heads, weighted_means
+from .base import QKVMixer, token_mixer
+
+
+@token_mixer('efficient')
+class EfficientAttention(QKVMixer):
+    """Softmax over the channels of each query, and over the tokens of each channel of the keys.
+
+    Every channel of the keys is a distribution over tokens, and rows of weights sum to 1 as they
+    are.
+
+    Args:
+        dim: Channels C.
+        num_heads: Number of heads; divides ``dim``.
+        qkv: ``'separate'`` or ``'joint'`` projections.
+        window_size: Attend within windows of this side in tokens; None: the whole map.
+        shift: Roll the map by half a window first.
+    """
+
+    paper = 'Efficient Attention, WACV 2021'
+    looks_like = ('spatial_reduction',)
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qkv: str = 'separate',
+        window_size: int | None = None,
+        shift: bool = False,
+    ) -> None:
+        super().__init__(dim, num_heads, qkv, window_size=window_size, shift=shift)
+
+    def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
+        accurate = torch.promote_types(x.dtype, torch.float32)
+        k = k.to(accurate)
+        k = (k - k.detach().amax(-2, keepdim=True)).exp()
+        # Normalised with the context: a distribution over a map's tokens is too small for float16.
+        context = weighted_means(k, k.mean(-2, keepdim=True), v)
+        return self.proj(merge_heads(q.softmax(-1, dtype=accurate).to(v.dtype) @ context))
