@@ -10,6 +10,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     hydra,
     inline,
     linear,
+    linear_angular,
     spatial_reduction,
     window,
 )
