@@ -5,6 +5,7 @@ One more is one more file, and its line in the first import.
 
 from . import (  # noqa: F401 - each enters itself in the table
     agent,
+    cosformer,
     efficient,
     focused,
     hydra,
