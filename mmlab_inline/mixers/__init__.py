@@ -13,6 +13,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     linear,
     linear_angular,
     spatial_reduction,
+    vicinity,
     window,
 )
 from .base import TOKEN_MIXERS, QKVMixer, Site, TokenMixer, token_mixer
