@@ -1,0 +1,93 @@
+"""The token mixer of MLLA (Demystify Mamba in Vision, NeurIPS 2024, arXiv 2405.16605)."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..ops import POSITIVE_KERNELS, merge_heads, split_heads
+from .base import TokenMixer, token_mixer
+
+_EPSILON = 1e-6
+
+
+@token_mixer('mlla')
+class MLLAAttention(TokenMixer):
+    """Gated linear attention of a convolved map: rotary positions, values without a projection.
+
+    ``y = out_proj(attention(u) * silu(act_proj x))`` with ``u = silu(conv3x3(in_proj x))``. Queries
+    and keys are ``elu + 1``, rotated by row and column in the product but not in the normaliser;
+    the values are ``u`` itself, and a 3x3 convolution of them is added.
+
+    Args:
+        dim: Channels C, a multiple of 4.
+        num_heads: Number of heads; divides ``dim``.
+        window_size: Attend within windows of this side in tokens; None: the whole map.
+        shift: Roll the map by half a window first.
+
+    Raises:
+        ValueError: ``dim`` is no multiple of 4.
+    """
+
+    paper = 'MLLA, NeurIPS 2024'
+
+    def __init__(
+        self, dim: int, num_heads: int, window_size: int | None = None, shift: bool = False
+    ) -> None:
+        super().__init__(dim, num_heads, window_size=window_size, shift=shift)
+        if dim % 4:
+            raise ValueError(f'dim={dim} must be a multiple of 4')
+        self.in_proj, self.act_proj, self.out_proj = (nn.Linear(dim, dim) for _ in range(3))
+        self.dwc = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.attn = nn.ModuleDict(
+            dict(qk=nn.Linear(dim, 2 * dim), lepe=nn.Conv2d(dim, dim, 3, padding=1, groups=dim))
+        )
+
+    def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        v = F.silu(_convolve(self.dwc, self.in_proj(x), hw_shape))
+        elu = POSITIVE_KERNELS['elu']
+        accurate = torch.promote_types(x.dtype, torch.float32)
+        q, k = (elu(t.to(accurate)) for t in self.attn.qk(v).chunk(2, 2))
+        q_turned, k_turned = (
+            split_heads(t, self.num_heads) for t in rotate(torch.stack([q, k]), hw_shape)
+        )
+        q, k, values = (split_heads(t, self.num_heads) for t in (q, k, v))
+        norm = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True) + _EPSILON
+        scale = x.shape[1] ** -0.5  # of keys and values: together 1 / N
+        context = (scale * k_turned).to(v.dtype).transpose(-2, -1) @ (scale * values)
+        out = merge_heads((q_turned / norm).to(v.dtype) @ context)
+        out = out + _convolve(self.attn.lepe, v, hw_shape)
+        return self.out_proj(out * F.silu(self.act_proj(x)))
+
+    @classmethod
+    def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:
+        return {} if 'attn.qk.weight' in weights else None
+
+
+def rotate(x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    """Rotate pairs of channels (..., N, C): the first half by the row, the second by the column.
+
+    Pair a of either half turns by ``10000 ** (-4 a / C)`` a token, in whole positions: nothing is
+    rescaled on a bigger map.
+    """
+    height, width = hw_shape
+    quarter = x.shape[-1] // 4
+    rate = 10000.0 ** (-torch.arange(quarter, device=x.device, dtype=x.dtype) / quarter)
+    rows, columns = (torch.arange(n, device=x.device, dtype=x.dtype) for n in (height, width))
+    angle = torch.cat(
+        [
+            (rows[:, None, None] * rate).expand(height, width, quarter),
+            (columns[None, :, None] * rate).expand(height, width, quarter),
+        ],
+        dim=-1,
+    ).flatten(0, 1)
+    cos, sin = angle.cos(), angle.sin()  # (N, C / 2)
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    return turned.flatten(-2)
+
+
+def _convolve(layer: nn.Conv2d, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    """Tokens (B, N, C) as a channels-last image."""
+    return layer(x.unflatten(1, hw_shape).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
