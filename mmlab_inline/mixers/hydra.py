@@ -10,7 +10,7 @@ from .base import QKVMixer, Site, token_mixer
 
 @token_mixer('hydra')
 class HydraAttention(QKVMixer):
-    """As many heads as channels: ``o_i = q_i / |q_i| * sum_j k_j / |k_j| * v_j``, element by element.
+    """As many heads as channels: ``q_i / |q_i| * sum_j k_j / |k_j| * v_j``, element by element.
 
     Args:
         dim: Channels C.

@@ -42,10 +42,9 @@ class VicinityAttention(QKVMixer):
         shift: bool = False,
     ) -> None:
         check_whole(reduction=reduction)
-        if dim % (num_heads * reduction):
-            raise ValueError(
-                f'num_heads * reduction = {num_heads * reduction} does not divide {dim}'
-            )
+        parts = num_heads * reduction
+        if dim % parts:
+            raise ValueError(f'num_heads * reduction = {parts} does not divide dim={dim}')
         inner = dim // reduction
         super().__init__(dim, num_heads, qkv, inner=inner, window_size=window_size, shift=shift)
         self.se_fc = nn.Sequential(

@@ -259,7 +259,7 @@ def test_what_weights_do_not_tell_is_said(build_narrow):
     (told,) = assumed(InLineSwin, attention=dict(type='linear', local_residual=True))
     assert told == "inline or linear with kernel='identity', window_size=None"
     told, heads = assumed(InLinePVT, attention='softmax')
-    assert told.startswith('spatial_reduction or linear')
+    assert told.startswith('spatial_reduction or ') and ' or linear ' in told
     assert heads == 'num_heads, which are to be filled in'
     (told,) = assumed(InLineSwin, attention='agent', pretrain_img_size=224)
     assert told == 'agent with agent_grid=None, window_size=None'
