@@ -3,14 +3,36 @@
 import argparse
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from mmengine.config import DictAction
 
+from .utils import did_you_mean
+
 # Seconds that a process waits for the others before it takes them for hung. While one computes the
 # metrics of a large set or reads from a slow disk, the others wait.
 TIMEOUT = 1800
+
+
+# What other trainers have options for, and the settings that it is here.
+_SETTINGS = {
+    'epochs': 'train_cfg.max_epochs=N (train_cfg.max_iters=N where training counts iterations)',
+    'max-epochs': 'train_cfg.max_epochs=N',
+    'iters': 'train_cfg.max_iters=N',
+    'max-iters': 'train_cfg.max_iters=N',
+    'batch': 'train_dataloader.batch_size=N',
+    'batch-size': 'train_dataloader.batch_size=N',
+    'workers': 'train_dataloader.num_workers=N',
+    'num-workers': 'train_dataloader.num_workers=N',
+    'lr': 'optim_wrapper.optimizer.lr=RATE',
+    'lr0': 'optim_wrapper.optimizer.lr=RATE',
+    'learning-rate': 'optim_wrapper.optimizer.lr=RATE',
+    'weight-decay': 'optim_wrapper.optimizer.weight_decay=VALUE',
+    'val-interval': 'train_cfg.val_interval=N',
+}
+_IMAGE_SIZE = ('imgsz', 'img-size', 'image-size')
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -20,11 +42,32 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f'error: {message}\n')
 
     def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse, with one line also where mmengine's action for key=value fails."""
+        """Parse, with one line also where mmengine's action for key=value fails.
+
+        From here on Ctrl-C prints no traceback.
+        """
+        sys.excepthook = _without_interrupts
         try:
-            return super().parse_args(args)
+            namespace, unknown = self.parse_known_args(args)
         except (ValueError, AssertionError):
             self.error('--cfg-options takes KEY=VALUE ..., with brackets and quotes closed')
+        if unknown:
+            self.error(f'unrecognized arguments: {" ".join(unknown)}{self._advice(unknown[0])}')
+        return namespace
+
+    def _advice(self, unknown: str) -> str:
+        """What to say in place of an option that does not exist."""
+        option = unknown.partition('=')[0]
+        name = option.lstrip('-').replace('_', '-').lower()
+        if '--cfg-options' in self._option_string_actions:
+            if name in _SETTINGS:
+                return f'; say --cfg-options {_SETTINGS[name]}'
+            if name in _IMAGE_SIZE:
+                return (
+                    '; the size stands in the pipelines of the config; '
+                    'tools/dataset/new_config.py --short-side N writes one for another size'
+                )
+        return did_you_mean(option, self._option_string_actions) if option[:1] == '-' else ''
 
     def add_config_arguments(self, example: str) -> None:
         """CONFIG and --cfg-options, with an example of an option."""
@@ -42,7 +85,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
         --work-dir, --launcher, --timeout, and the rank that some launchers pass as an argument.
         """
-        self.add_argument('--work-dir', help='logs and results; default work_dirs/CONFIG-NAME')
+        self.add_argument(
+            '--work-dir',
+            help='logs and results; default work_dirs/CONFIG-NAME, for a test the folder of the '
+            'run that CHECKPOINT is from',
+        )
         self.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
         self.add_argument(
             '--timeout',
@@ -70,6 +117,14 @@ def image_size(text: str) -> tuple[int, int]:
     if not match:
         raise argparse.ArgumentTypeError(f'{text!r} is not HxW, such as 512x512')
     return int(match[1]), int(match[2])
+
+
+def _without_interrupts(kind: type, error: BaseException, trace: object) -> None:
+    """Python's hook for what nobody has caught, less the traceback of Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        print('error: stopped by Ctrl-C', file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
 
 
 class _RankAction(argparse.Action):

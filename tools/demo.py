@@ -163,7 +163,7 @@ def run_task(task: Task, quick: bool, progress: Progress) -> dict[str, float]:
     log.write_text('')
     for old in task.folder.glob('2*/vis_data/scalars.json'):
         old.unlink()  # the curves show this run, not the ones before
-    train = start_tool('train.py', task, log, '--seed', '0', *options)
+    train = start_tool('train.py', task, log, '--overwrite', '--seed', '0', *options)
     while train.poll() is None:
         time.sleep(1)
         history = read_record(task.folder).train

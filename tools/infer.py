@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmlab_inline.cli import ArgumentParser, positive
 from mmlab_inline.utils import exit_on_user_error
-
-_INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
+from mmlab_inline.utils.errors import INTERRUPTED
 
 
 def parse_args() -> argparse.Namespace:
@@ -134,7 +133,7 @@ def main() -> None:
                     'alone, run again for all',
                     file=sys.stderr,
                 )
-    sys.exit(_INTERRUPTED if not whole else int(bool(failures)))
+    sys.exit(INTERRUPTED if not whole else int(bool(failures)))
 
 
 if __name__ == '__main__':

@@ -42,6 +42,7 @@ def main() -> None:
         load_weights,
         start_processes,
         use_safe_loading,
+        work_dir_of_test,
     )
     from mmlab_inline.engine.model import unwrapped_model
     from mmlab_inline.engine.runner import CheckedRunner
@@ -53,6 +54,7 @@ def main() -> None:
         cfg = load_run_config(args)
         if not Path(args.checkpoint).is_file():
             raise UserError(f'checkpoint {args.checkpoint} does not exist')
+        cfg.work_dir = work_dir_of_test(cfg.work_dir, bool(args.work_dir), args.checkpoint)
         drop_pretrained(cfg)
         check_data(cfg, 'test')
         if args.out:
@@ -70,7 +72,7 @@ def main() -> None:
     if runner.rank == 0:
         path = Path(runner.work_dir, 'metrics.json')
         path.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1))
-        print(f'Metrics are in {path}')
+        print(f'Metrics of {args.checkpoint} are in {path}')
 
 
 def save_predictions(cfg: Config, out: str) -> None:

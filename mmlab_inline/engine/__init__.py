@@ -17,10 +17,11 @@ from .processes import (
     load_run_config,
     start_processes,
 )
-from .resume import find_checkpoint, is_whole
+from .resume import find_checkpoint, is_whole, iterations_done
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
 from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
+from .work_dir import work_dir_of_test, work_dir_of_training
 
 __all__ = [
     'ArgumentParser',
@@ -42,6 +43,7 @@ __all__ = [
     'errors_of_other_processes',
     'find_checkpoint',
     'is_whole',
+    'iterations_done',
     'keep_freed_memory',
     'load_config',
     'load_run_config',
@@ -49,4 +51,6 @@ __all__ = [
     'prepare_load_from',
     'start_processes',
     'use_safe_loading',
+    'work_dir_of_test',
+    'work_dir_of_training',
 ]
