@@ -1,10 +1,12 @@
 """What the command lines of all tools share; it takes no torch, so that --help comes at once."""
 
 import argparse
+import ast
 import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from mmengine.config import DictAction
@@ -50,7 +52,10 @@ class ArgumentParser(argparse.ArgumentParser):
         try:
             namespace, unknown = self.parse_known_args(args)
         except (ValueError, AssertionError):
-            self.error('--cfg-options takes KEY=VALUE ..., with brackets and quotes closed')
+            self.error(
+                '--cfg-options takes KEY=VALUE ..., with brackets and quotes closed; dicts are '
+                "written as in Python, KEY=\"[{'type': 'A'}]\""
+            )
         if unknown:
             self.error(f'unrecognized arguments: {" ".join(unknown)}{self._advice(unknown[0])}')
         return namespace
@@ -75,7 +80,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_argument(
             '--cfg-options',
             nargs='+',
-            action=DictAction,
+            action=_SettingsAction,
             metavar='KEY=VALUE',
             help=f'override settings, e.g. {example}',
         )
@@ -125,6 +130,21 @@ def _without_interrupts(kind: type, error: BaseException, trace: object) -> None
         print('error: stopped by Ctrl-C', file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
+
+
+class _SettingsAction(DictAction):
+    """mmengine's action for KEY=VALUE, which also takes Python literals: dicts, blanks."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> object:
+        if val[:1] in ('[', '(', '{', '"', "'"):
+            with suppress(ValueError, SyntaxError):
+                return ast.literal_eval(val)
+        if '{' in val or 'dict(' in val:
+            raise ValueError(val)
+        if ' ' in val and not set(val) & set('[](),'):
+            return val  # mmengine would take the blanks out of a path
+        return DictAction._parse_iterable(val)
 
 
 class _RankAction(argparse.Action):

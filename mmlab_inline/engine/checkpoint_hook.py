@@ -8,7 +8,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from ..utils import write_atomically
+from ..utils import did_you_mean, write_atomically
 from .atomic_backend import ATOMIC_BACKEND
 from .model import unwrapped_model
 
@@ -108,6 +108,14 @@ class AtomicCheckpointHook(CheckpointHook):
             self._remove(self.file_backend.join_path(self.out_dir, outdated))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        missing = [key for key in self.best_by()[0] if key not in ('auto', *metrics)]
+        if missing:
+            # Hours of training are worth more than this; mmdet gives no AP where nothing is found.
+            runner.logger.warning(
+                f'This evaluation gives no {missing[0]!r}{did_you_mean(missing[0], metrics)}: its '
+                'state is not compared with the best checkpoint'
+            )
+            return
         # mmengine removes the previous best before it writes the new one; here the removal waits.
         removed: list[str] = []
         self.file_backend.remove = removed.append

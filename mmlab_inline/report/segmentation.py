@@ -64,7 +64,8 @@ class SegmentationCollector:
 
     def _add(self, sample: Mapping) -> None:
         size = len(self.classes)
-        predicted = sample.pred_sem_seg.data.squeeze(0)
+        # One sigmoid for two classes gives its label map as floating-point numbers.
+        predicted = sample.pred_sem_seg.data.squeeze(0).long()
         truth = sample.gt_sem_seg.data.squeeze(0).to(predicted)
         counted = (truth != self._ignored) & (truth < size)
         # What is not counted goes to a cell of its own, the last one.

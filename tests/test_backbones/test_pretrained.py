@@ -67,6 +67,17 @@ LAYOUTS = {
     'state_dict': lambda weights: {'meta': {'epoch': 1}, 'state_dict': weights},
     'bare': lambda weights: weights,
     'distributed': lambda weights: {'model': {f'module.{k}': v for k, v in weights.items()}},
+    'averaged': lambda weights: {
+        'state_dict': {k: v + 1 for k, v in weights.items()},
+        'state_dict_ema': weights,
+    },
+    'averaged, timm': lambda weights: {
+        'model': {k: v + 1 for k, v in weights.items()},
+        'model_ema': {f'module.{k}': v for k, v in weights.items()},
+    },
+    'compiled': lambda weights: {f'module._orig_mod.{k}': v for k, v in weights.items()},
+    'lightning': lambda weights: {'state_dict': {f'model.{k}': v for k, v in weights.items()}},
+    'wrapped twice': lambda weights: {f'net._orig_mod.body.{k}': v for k, v in weights.items()},
 }
 
 

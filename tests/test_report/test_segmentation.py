@@ -91,7 +91,7 @@ def test_one_class_with_a_threshold(tmp_path):
     collector = SegmentationCollector(evaluator, 1, num_pictures=0)
     probability = torch.rand(1, 30, 30, generator=torch.Generator().manual_seed(0))
     sample = SegDataSample(metainfo=dict(img_path=''))
-    data = dict(seg_logits=probability, pred_sem_seg=(probability > 0.3).long())
+    data = dict(seg_logits=probability, pred_sem_seg=(probability > 0.3).float())  # as mmseg's
     data['gt_sem_seg'] = (probability > 0.5).long()
     sample.set_data({name: PixelData(data=value) for name, value in data.items()})
     collector.add([sample])
