@@ -27,6 +27,11 @@ def parse_args() -> argparse.Namespace:
         help='save predictions: a .pkl file (detection), a folder of label maps (segmentation)',
     )
     parser.add_argument('--show-dir', metavar='DIR', help='save pictures of the predictions')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='predict each image and its mirror image, and merge both: label maps and boxes',
+    )
     return parser.parse_args()
 
 
@@ -35,6 +40,7 @@ def main() -> None:
     from mmlab_inline.engine import (
         check_data,
         drop_pretrained,
+        enable_tta,
         end_processes,
         errors_of_other_processes,
         keep_freed_memory,
@@ -57,6 +63,8 @@ def main() -> None:
         cfg.work_dir = work_dir_of_test(cfg.work_dir, bool(args.work_dir), args.checkpoint)
         drop_pretrained(cfg)
         check_data(cfg, 'test')
+        if args.tta:
+            enable_tta(cfg)
         if args.out:
             save_predictions(cfg, args.out)
         if args.show_dir:
@@ -64,7 +72,8 @@ def main() -> None:
 
         start_processes(cfg, args.timeout)
         runner = CheckedRunner.from_cfg(cfg)
-        load_weights(unwrapped_model(runner), args.checkpoint)
+        model = unwrapped_model(runner)
+        load_weights(model.module if args.tta else model, args.checkpoint)
         runner.message_hub.update_info(EVALUATED, args.checkpoint)
         with errors_of_other_processes(cfg):
             metrics = runner.test()

@@ -21,6 +21,7 @@ from .resume import find_checkpoint, is_whole, iterations_done
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
 from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
+from .tta import enable_tta
 from .work_dir import work_dir_of_test, work_dir_of_training
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     'check_pretrained',
     'drop_pretrained',
     'enable_amp',
+    'enable_tta',
     'end_processes',
     'errors_of_other_processes',
     'find_checkpoint',

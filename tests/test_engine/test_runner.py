@@ -96,7 +96,7 @@ class Trainable(Model):
         (dict(loader=dict(pin=True)), 'a dataloader .*pin'),
         (
             dict(optimizer=dict(type='NoOptimizer')),
-            'optimizer NoOptimizer is unknown, or its package',
+            'optimizer NoOptimizer is unknown',
         ),
         (dict(optimizer=dict(rate=3)), r'the optimizer \(optim_wrapper\) .*rate'),
         (dict(param_scheduler=dict(type='NoSchedule')), 'param_scheduler .*NoSchedule'),
