@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 import os
 import re
 import sys
@@ -10,8 +11,6 @@ from contextlib import suppress
 from typing import NoReturn
 
 from mmengine.config import DictAction
-
-from .utils import did_you_mean
 
 # Seconds that a process waits for the others before it takes them for hung. While one computes the
 # metrics of a large set or reads from a slow disk, the others wait.
@@ -72,7 +71,8 @@ class ArgumentParser(argparse.ArgumentParser):
                     '; the size stands in the pipelines of the config; '
                     'tools/dataset/new_config.py --short-side N writes one for another size'
                 )
-        return did_you_mean(option, self._option_string_actions) if option[:1] == '-' else ''
+        near = difflib.get_close_matches(option, self._option_string_actions, n=1)
+        return f' (did you mean {near[0]!r}?)' if near and option[:1] == '-' else ''
 
     def add_config_arguments(self, example: str) -> None:
         """CONFIG and --cfg-options, with an example of an option."""

@@ -40,7 +40,6 @@ def main() -> None:
     from mmlab_inline.engine import (
         check_data,
         drop_pretrained,
-        enable_tta,
         end_processes,
         errors_of_other_processes,
         keep_freed_memory,
@@ -48,11 +47,12 @@ def main() -> None:
         load_weights,
         start_processes,
         use_safe_loading,
-        work_dir_of_test,
     )
     from mmlab_inline.engine.model import unwrapped_model
     from mmlab_inline.engine.runner import CheckedRunner
+    from mmlab_inline.inference import enable_tta
     from mmlab_inline.report import EVALUATED
+    from mmlab_inline.runs import work_dir_of_test
 
     use_safe_loading()
     keep_freed_memory()

@@ -88,9 +88,9 @@ def main() -> None:
         prepare_load_from,
         start_processes,
         use_safe_loading,
-        work_dir_of_training,
     )
     from mmlab_inline.engine.runner import CheckedRunner
+    from mmlab_inline.runs import work_dir_of_training
 
     use_safe_loading()
     keep_freed_memory()
@@ -135,7 +135,8 @@ def resume(cfg: Config, path: str) -> int:
     Returns:
         The number of iterations that have been trained.
     """
-    from mmlab_inline.engine import find_checkpoint, is_whole, iterations_done
+    from mmlab_inline.engine import find_checkpoint, is_whole
+    from mmlab_inline.runs import iterations_done
     from mmlab_inline.utils import CheckpointError
 
     if path == 'auto':

@@ -17,12 +17,10 @@ from .processes import (
     load_run_config,
     start_processes,
 )
-from .resume import find_checkpoint, is_whole, iterations_done
+from .resume import find_checkpoint, is_whole
 from .safe_loading import use_safe_loading
 from .termination_hook import TerminationHook
 from .train_loops import ResumableEpochBasedTrainLoop, ResumableIterBasedTrainLoop
-from .tta import enable_tta
-from .work_dir import work_dir_of_test, work_dir_of_training
 
 __all__ = [
     'ArgumentParser',
@@ -40,12 +38,10 @@ __all__ = [
     'check_pretrained',
     'drop_pretrained',
     'enable_amp',
-    'enable_tta',
     'end_processes',
     'errors_of_other_processes',
     'find_checkpoint',
     'is_whole',
-    'iterations_done',
     'keep_freed_memory',
     'load_config',
     'load_run_config',
@@ -53,6 +49,4 @@ __all__ = [
     'prepare_load_from',
     'start_processes',
     'use_safe_loading',
-    'work_dir_of_test',
-    'work_dir_of_training',
 ]

@@ -8,12 +8,10 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
+from ..runs import INTERRUPTED, LAST_CHECKPOINT
 from ..utils import did_you_mean, write_atomically
 from .atomic_backend import ATOMIC_BACKEND
 from .model import unwrapped_model
-
-INTERRUPTED = 'interrupted.pth'
-LAST_CHECKPOINT = 'last_checkpoint'
 
 
 @HOOKS.register_module()

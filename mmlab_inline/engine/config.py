@@ -9,6 +9,7 @@ from mmengine.registry import Registry, root
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..runs import import_quietly
 from ..utils import UserError, did_you_mean, one_line
 
 # Dicts whose keys are the user's own, or read by no signature.
@@ -25,12 +26,13 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
     """Parse a config and merge ``--cfg-options`` into it.
 
     Args:
-        path: Config file.
+        path: Config file, or what ``_base_`` takes: ``'PACKAGE::FILE'``.
         options: Dotted keys and values.
 
     Raises:
         UserError: The file is missing or does not parse, or an option's key is unknown.
     """
+    path = _found(path)
     if not Path(path).is_file():
         near = did_you_mean(path, map(str, _sibling_configs(path)))
         raise UserError(f'config {path} does not exist{near}')
@@ -38,6 +40,8 @@ def load_config(path: str, options: Mapping | None = None) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:
         raise UserError(f'config {path} does not parse: {one_line(error)}') from None
+    if scope := cfg.get('default_scope'):
+        import_quietly(scope)
     if options:
         check_options(cfg, options)
         try:
@@ -144,6 +148,16 @@ def _keywords(type_name: str, scope: str) -> set[str] | None:
                     break
             return keywords
     return None
+
+
+def _found(path: str) -> str:
+    """The file of a config that is named as in ``_base_``, such as ``'mmlab_inline::...'``."""
+    if '::' not in path:
+        return path
+    try:
+        return Config._get_cfg_path(path, '')[0]
+    except Exception as error:  # of packages that are absent or have no such config
+        raise UserError(f'config {path} is not found: {one_line(error)}') from None
 
 
 def _sibling_configs(path: str) -> list[Path]:

@@ -1,11 +1,10 @@
 """Finding the checkpoint to continue a run from."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
-from ..utils import UserError, load_checkpoint
-from .checkpoint_hook import INTERRUPTED, LAST_CHECKPOINT
+from ..runs import INTERRUPTED, LAST_CHECKPOINT
+from ..utils import UserError
 
 
 def find_checkpoint(work_dir: str | Path) -> Path | None:
@@ -45,23 +44,6 @@ def find_checkpoint(work_dir: str | Path) -> Path | None:
             '--work-dir'
         )
     return None
-
-
-def iterations_done(path: str | Path) -> int:
-    """How far the run of a checkpoint has come.
-
-    Raises:
-        UserError: The checkpoint holds no state of a run.
-    """
-    checkpoint = load_checkpoint(path, map_location='meta')
-    # What mmengine's runner takes up a run from.
-    needed = ('meta', 'state_dict', 'message_hub', 'optimizer')
-    is_state = isinstance(checkpoint, Mapping) and all(key in checkpoint for key in needed)
-    if not is_state or 'iter' not in checkpoint['meta']:
-        raise UserError(
-            f'checkpoint {path} holds no state of a run: --load-from {path} starts from its weights'
-        )
-    return checkpoint['meta']['iter']
 
 
 def is_whole(path: str | Path) -> bool:

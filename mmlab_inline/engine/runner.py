@@ -1,14 +1,15 @@
 """mmengine's runner, with one line where settings or data fail."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import wraps
 from itertools import chain
 
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, OPTIMIZERS, DefaultScope
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -18,13 +19,30 @@ from ..datasets.checked_loading import check_loading, innermost
 from ..datasets.checks import check_annotations, innermost_datasets, read_annotations
 from ..datasets.checks.finding import first_fatal
 from ..datasets.checks.settings import class_names, dataset_class
+from ..runs import (
+    check_metric_names,
+    prepare_metrics,
+    silenced,
+    tidy_screen,
+    without_contradictions,
+)
 from ..utils import UserError, did_you_mean, one_line
 from .allocator import return_freed_memory
-from .metrics import check_metric_names, prepare_metrics
 from .model import errors_of_build
 from .seeding import prefer_deterministic_algorithms
 
 _NO_IMAGE = 'no image is left, folder, suffix, class names or filter_cfg do not fit'
+
+
+def _told(build: Callable, what: str) -> Callable:
+    """A method of mmengine's runner that builds, with one line where it cannot."""
+
+    @wraps(build)
+    def told(self: Runner, *args: object, **settings: object) -> object:
+        with errors_of_build(what):
+            return build(self, *args, **settings)
+
+    return told
 
 
 class CheckedRunner(Runner):
@@ -35,11 +53,21 @@ class CheckedRunner(Runner):
     ``randomness.deterministic`` only warns of what has no deterministic algorithm.
     """
 
+    build_test_loop = _told(Runner.build_test_loop, 'test_cfg')
+    build_param_scheduler = _told(Runner.build_param_scheduler, 'param_scheduler')
+    build_visualizer = _told(Runner.build_visualizer, 'the visualizer')
+
     def set_randomness(self, *args: object, **settings: object) -> None:
         """Seed this process."""
         super().set_randomness(*args, **settings)
         if self.deterministic:
             prefer_deterministic_algorithms()
+
+    def build_logger(self, *args: object, **settings: object) -> MMLogger:
+        """Build the logger, which keeps dumps from the screen; its file has all."""
+        logger = super().build_logger(*args, **settings)
+        tidy_screen(logger)
+        return logger
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model.
@@ -56,7 +84,7 @@ class CheckedRunner(Runner):
         Raises:
             UserError: It does not build, or would fail at the end.
         """
-        with errors_of_build('the evaluator'):
+        with errors_of_build('the evaluator'), silenced():
             evaluator = super().build_evaluator(evaluator)
         prepare_metrics(evaluator)
         return_freed_memory()
@@ -90,15 +118,6 @@ class CheckedRunner(Runner):
         check_metric_names(getattr(loop, 'evaluator', None), self.hooks, self.param_schedulers)
         return loop
 
-    def build_test_loop(self, loop: BaseLoop | dict) -> BaseLoop:
-        """Build the test loop.
-
-        Raises:
-            UserError: It does not build.
-        """
-        with errors_of_build('test_cfg'):
-            return super().build_test_loop(loop)
-
     def build_optim_wrapper(self, optim_wrapper: object) -> object:
         """Build the optimizer.
 
@@ -113,24 +132,6 @@ class CheckedRunner(Runner):
             raise UserError(f'optimizer {name} is unknown, or its package is not installed{near}')
         with errors_of_build('the optimizer (optim_wrapper)'):
             return super().build_optim_wrapper(optim_wrapper)
-
-    def build_param_scheduler(self, scheduler: object) -> object:
-        """Build the schedules.
-
-        Raises:
-            UserError: One does not build.
-        """
-        with errors_of_build('param_scheduler'):
-            return super().build_param_scheduler(scheduler)
-
-    def build_visualizer(self, visualizer: object = None) -> object:
-        """Build the visualizer.
-
-        Raises:
-            UserError: It does not build.
-        """
-        with errors_of_build('the visualizer'):
-            return super().build_visualizer(visualizer)
 
     def register_hook(self, hook: Hook | dict, priority: object = None) -> None:
         """Register a hook.
@@ -161,7 +162,7 @@ class CheckedRunner(Runner):
             UserError: It does not build, or its dataset has no image or not all of its classes.
         """
         if isinstance(dataloader, dict):
-            dataloader = _without_contradictions(dataloader)
+            dataloader = without_contradictions(dataloader)
             if isinstance(settings := dataloader.get('dataset'), dict):
                 dataloader['dataset'] = dict(type=_build_dataset, settings=settings)
         with errors_of_build('a dataloader'):
@@ -186,21 +187,12 @@ class CheckedRunner(Runner):
             return super().test()
 
 
-def _without_contradictions(dataloader: Mapping) -> dict:
-    """Settings of a loader without those that only worker processes take, if it has none."""
-    dataloader = dict(dataloader)
-    if dataloader.get('num_workers', 0) == 0:
-        for name, neutral in (('persistent_workers', False), ('prefetch_factor', None)):
-            if dataloader.pop(name, neutral) != neutral:
-                print_log(f'num_workers is 0, so {name} is left out', 'current')
-    return dataloader
-
-
 def _build_dataset(settings: Mapping) -> object:
     try:
-        dataset = DATASETS.build(settings)
-        if hasattr(dataset, 'full_init'):
-            dataset.full_init()
+        with silenced():
+            dataset = DATASETS.build(settings)
+            if hasattr(dataset, 'full_init'):
+                dataset.full_init()
         parts = [part for part in innermost(dataset) if isinstance(part, BaseDataset)]
         for part in parts:
             classes = part.metainfo.get('classes') or ()

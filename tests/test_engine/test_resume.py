@@ -3,7 +3,8 @@ import os
 import pytest
 import torch
 
-from mmlab_inline.engine import find_checkpoint, is_whole, iterations_done
+from mmlab_inline.engine import find_checkpoint, is_whole
+from mmlab_inline.runs import iterations_done
 from mmlab_inline.utils import UserError
 
 

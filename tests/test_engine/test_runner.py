@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmlab_inline.engine import ShardedStrategy
-from mmlab_inline.engine import runner as runner_module
 from mmlab_inline.engine.runner import CheckedRunner
+from mmlab_inline.runs import loaders
 from mmlab_inline.utils import UserError
 
 
@@ -118,7 +118,7 @@ def test_settings_that_do_not_build_are_one_line(settings, reason, tmp_path):
 
 def test_settings_that_only_contradict_each_other_are_put_right(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(runner_module, 'print_log', lambda text, logger: said.append(text))
+    monkeypatch.setattr(loaders, 'print_log', lambda text, logger: said.append(text))
     loader = dict(num_workers=0, persistent_workers=True, prefetch_factor=4)
     runner = build(tmp_path, loader=loader)
     assert not runner.train_dataloader.persistent_workers

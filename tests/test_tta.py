@@ -5,14 +5,15 @@ import torch
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from mmlab_inline.datasets import write_dataset
-from mmlab_inline.engine import enable_tta, load_config
+from mmlab_inline.engine import load_config
 from mmlab_inline.engine.runner import CheckedRunner
+from mmlab_inline.inference import enable_tta
 from mmlab_inline.utils import UserError
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
-DEMO = Path(__file__).parents[2] / 'configs/demo'
+DEMO = Path(__file__).parents[1] / 'configs/demo'
 SEGMENTOR = str(DEMO / 'sem-fpn_inline-swin-demo_shapes.py')
 DETECTOR = str(DEMO / 'mask-rcnn_inline-pvt-demo_shapes.py')
 BOXES = {

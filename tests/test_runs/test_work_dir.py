@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from mmlab_inline.engine.work_dir import (
+from mmlab_inline.runs.work_dir import (
     clear,
     holds_run,
     work_dir_of_test,

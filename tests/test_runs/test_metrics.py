@@ -5,7 +5,7 @@ import pytest
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 
-from mmlab_inline.engine.metrics import check_metric_names, metric_names, prepare_metrics
+from mmlab_inline.runs.metrics import check_metric_names, metric_names, prepare_metrics
 from mmlab_inline.utils import UserError
 
 mmdet = pytest.importorskip('mmdet')

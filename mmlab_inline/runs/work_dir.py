@@ -1,12 +1,15 @@
-"""The folder of a run: no two runs ever share one."""
+"""The folder of a run, which no two runs ever share, and what of it can be resumed."""
 
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..utils import UserError
-from .checkpoint_hook import INTERRUPTED, LAST_CHECKPOINT
+from ..utils import UserError, load_checkpoint
+
+INTERRUPTED = 'interrupted.pth'
+LAST_CHECKPOINT = 'last_checkpoint'
 
 _CHECKPOINTS = ('epoch_*.pth', 'iter_*.pth', 'best_*.pth', INTERRUPTED, LAST_CHECKPOINT)
 _RESULTS = ('report.html', 'report.json', 'metrics.json', 'curves.png', 'tensorboard')
@@ -72,6 +75,23 @@ def work_dir_of_test(folder: str, named: bool, checkpoint: str) -> str:
     """Where an evaluation goes: to the run of its checkpoint, unless the command line names it."""
     home = Path(checkpoint).parent
     return folder if named or not any(home.glob(_LOGS)) else str(home)
+
+
+def iterations_done(path: str | Path) -> int:
+    """How far the run of a checkpoint has come.
+
+    Raises:
+        UserError: The checkpoint holds no state of a run.
+    """
+    checkpoint = load_checkpoint(path, map_location='meta')
+    # What mmengine's runner takes up a run from.
+    needed = ('meta', 'state_dict', 'message_hub', 'optimizer')
+    is_state = isinstance(checkpoint, Mapping) and all(key in checkpoint for key in needed)
+    if not is_state or 'iter' not in checkpoint['meta']:
+        raise UserError(
+            f'checkpoint {path} holds no state of a run: --load-from {path} starts from its weights'
+        )
+    return checkpoint['meta']['iter']
 
 
 def clear(folder: str | Path) -> None:

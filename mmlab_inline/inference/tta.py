@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from mmengine.config import Config
 
 from ..datasets.checks import innermost_datasets
+from ..engine.config import dicts
 from ..utils import UserError
-from .config import dicts
 
 _FLIP_KEYS = ('flip', 'flip_direction')
 
