@@ -7,6 +7,7 @@ the checkpoint lies and the command that tests it.
 """
 
 import argparse
+import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -168,6 +169,14 @@ def enable_auto_scale_lr(cfg: Config, accumulate: int) -> None:
     """Let mmengine scale the rate by batch * processes over the recipe's images per step."""
     if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
         raise UserError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
+    base, batch = cfg.auto_scale_lr.base_batch_size, cfg.train_dataloader.batch_size
+    images = batch * accumulate * int(os.environ.get('WORLD_SIZE', 1))
+    rate, factor = cfg.optim_wrapper.optimizer.lr, images / base
+    print(
+        f'--auto-scale-lr: {images} images per step, where {rate:.3g} is the rate for {base}: '
+        f'{rate * factor:.3g}, linear in the images (tools/dataset/new_config.py goes by their '
+        f'square root, {rate * factor**0.5:.3g})'
+    )
     cfg.auto_scale_lr.enable = True
     # mmengine does not know that a step may be several batches.
     cfg.auto_scale_lr.base_batch_size /= accumulate

@@ -299,3 +299,17 @@ def test_any_module_can_be_loaded(tmp_path):
     model = nn.Linear(2, 3)
     load_pretrained(model, str(path))
     assert torch.equal(model.weight, torch.load(path)['weight'])
+
+
+@both
+def test_without_a_run_one_line_tells_of_random_weights(cls, build_narrow, monkeypatch):
+    from mmengine.logging import MMLogger
+
+    from mmlab_inline.backbones import base
+
+    said = []
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'info', said.append)
+    monkeypatch.setattr(base, 'print_log', lambda text, logger: said.append(text))
+    build_narrow(cls).init_weights()
+    assert said == [f'{cls.__name__}: random weights, as it was built']
