@@ -82,7 +82,7 @@ TASKS = (
             'default_hooks.checkpoint.interval=4',
         ),
         num_steps=1500,
-        metrics={'miou': ('mIoU', 0.01)},
+        metrics={'miou': ('mIoU', 1.0)},
     ),
 )
 
@@ -131,7 +131,7 @@ def main() -> None:
     table = Table('metric', 'value', title=f'{num_val} held-out drawings')
     table.add_row('box AP', f'{summary["box_ap"]:.3f}')
     table.add_row('mask AP', f'{summary["mask_ap"]:.3f}')
-    table.add_row('mIoU', f'{summary["miou"]:.3f}')
+    table.add_row('mIoU, %', f'{summary["miou"]:.1f}')
     console.print(table)
     console.print(f'{summary["seconds"]} seconds. Look at {FOLDER}/predictions.png,')
     console.print(f'{FOLDER}/loss_curves.png, the reports {FOLDER}/*/report.html')

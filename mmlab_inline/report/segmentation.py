@@ -143,6 +143,7 @@ class SegmentationCollector:
             score_note='The mean IoU over the classes that the image or its prediction has.',
             best=[self._draw(*entry) for entry in self._pictures.best()],
             worst=[self._draw(*entry) for entry in self._pictures.worst()],
+            percent=True,
         )
 
     def _draw(self, score: float, kept: tuple[str, np.ndarray, np.ndarray]) -> Picture:
