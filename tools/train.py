@@ -200,6 +200,8 @@ def print_next_step(config: str, runner: 'Runner', done: int) -> None:
             f'Nothing is left to train: the run has had its {runner.iter} iterations. To train on, '
             f'add --resume --cfg-options train_cfg.{length}=N, N above {getattr(loop, length)}.'
         )
+    else:
+        print('Trained.')
     last = work_dir / 'last_checkpoint'
     best, notes = best_checkpoints(runner)
     if not last.is_file() and not best:
