@@ -2,9 +2,13 @@
 
 import argparse
 import ast
+import difflib
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import NoReturn
 
 from mmengine.config import DictAction
@@ -14,6 +18,25 @@ from mmengine.config import DictAction
 TIMEOUT = 1800
 
 
+# What other trainers have options for, and the settings that it is here.
+_SETTINGS = {
+    'epochs': 'train_cfg.max_epochs=N (train_cfg.max_iters=N where training counts iterations)',
+    'max-epochs': 'train_cfg.max_epochs=N',
+    'iters': 'train_cfg.max_iters=N',
+    'max-iters': 'train_cfg.max_iters=N',
+    'batch': 'train_dataloader.batch_size=N',
+    'batch-size': 'train_dataloader.batch_size=N',
+    'workers': 'train_dataloader.num_workers=N',
+    'num-workers': 'train_dataloader.num_workers=N',
+    'lr': 'optim_wrapper.optimizer.lr=RATE',
+    'lr0': 'optim_wrapper.optimizer.lr=RATE',
+    'learning-rate': 'optim_wrapper.optimizer.lr=RATE',
+    'weight-decay': 'optim_wrapper.optimizer.weight_decay=VALUE',
+    'val-interval': 'train_cfg.val_interval=N',
+}
+_IMAGE_SIZE = ('imgsz', 'img-size', 'image-size')
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Reports wrong input in one line, without the usage before it, and exits with status 2."""
 
@@ -21,14 +44,36 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f'error: {message}\n')
 
     def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:
-        """Parse, with one line also where mmengine's action for key=value fails."""
+        """Parse, with one line also where mmengine's action for key=value fails.
+
+        From here on Ctrl-C prints no traceback.
+        """
+        sys.excepthook = partial(_without_interrupts, sys.excepthook)
         try:
-            return super().parse_args(args)
+            namespace, unknown = self.parse_known_args(args)
         except (ValueError, AssertionError, RecursionError):
             self.error(
-                '--cfg-options takes KEY=VALUE ..., with brackets and quotes closed; '
-                'of a dict each key by itself: KEY.type=NAME KEY.option=VALUE'
+                '--cfg-options takes KEY=VALUE ..., with brackets and quotes closed; dicts are '
+                "written as in Python, KEY=\"[{'type': 'A'}]\""
             )
+        if unknown:
+            self.error(f'unrecognized arguments: {" ".join(unknown)}{self._advice(unknown[0])}')
+        return namespace
+
+    def _advice(self, unknown: str) -> str:
+        """What to say in place of an option that does not exist."""
+        option = unknown.partition('=')[0]
+        name = option.lstrip('-').replace('_', '-').lower()
+        if '--cfg-options' in self._option_string_actions:
+            if name in _SETTINGS:
+                return f'; say --cfg-options {_SETTINGS[name]}'
+            if name in _IMAGE_SIZE:
+                return (
+                    '; the size stands in the pipelines of the config; '
+                    'tools/dataset/new_config.py --short-side N writes one for another size'
+                )
+        near = difflib.get_close_matches(option, self._option_string_actions, n=1)
+        return f' (did you mean {near[0]!r}?)' if near and option[:1] == '-' else ''
 
     def add_config_arguments(self, example: str) -> None:
         """CONFIG and --cfg-options, with an example of an option."""
@@ -36,7 +81,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.add_argument(
             '--cfg-options',
             nargs='+',
-            action=DictAction,
+            action=_SettingsAction,
             metavar='KEY=VALUE',
             help=f'override settings, e.g. {example}',
         )
@@ -46,7 +91,11 @@ class ArgumentParser(argparse.ArgumentParser):
 
         --work-dir, --launcher, --timeout, and the rank that some launchers pass as an argument.
         """
-        self.add_argument('--work-dir', help='logs and results; default work_dirs/CONFIG-NAME')
+        self.add_argument(
+            '--work-dir',
+            help='logs and results; default work_dirs/CONFIG-NAME, for a test the folder of the '
+            'run that CHECKPOINT is from',
+        )
         self.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none')
         self.add_argument(
             '--timeout',
@@ -86,6 +135,29 @@ def image_size(text: str) -> tuple[int, int]:
     if not match:
         raise argparse.ArgumentTypeError(f'{text!r} is not HxW, such as 512x512')
     return int(match[1]), int(match[2])
+
+
+def _without_interrupts(hook: Callable, kind: type, error: BaseException, trace: object) -> None:
+    """The hook for what nobody has caught, less the traceback of Ctrl-C."""
+    if issubclass(kind, KeyboardInterrupt):
+        print('error: stopped by Ctrl-C', file=sys.stderr)
+    else:
+        hook(kind, error, trace)
+
+
+class _SettingsAction(DictAction):
+    """mmengine's action for KEY=VALUE, which also takes Python literals: dicts, blanks."""
+
+    @staticmethod
+    def _parse_iterable(val: str) -> object:
+        if val[:1] in ('[', '(', '{', '"', "'"):
+            with suppress(ValueError, SyntaxError):
+                return ast.literal_eval(val)
+        if '{' in val or 'dict(' in val:
+            raise ValueError(val)
+        if ' ' in val and not set(val) & set('[](),'):
+            return val  # mmengine would take the blanks out of a path
+        return DictAction._parse_iterable(val)
 
 
 class _RankAction(argparse.Action):

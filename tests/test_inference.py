@@ -17,8 +17,10 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 import cv2
+import mmcv
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 
 from mmlab_inline.inference import (
     Frame,
@@ -34,6 +36,7 @@ from mmlab_inline.inference import (
     tile_corners,
 )
 from mmlab_inline.inference.predictor import _category_ids
+from mmlab_inline.inference.sources import IMAGE_SUFFIXES
 
 ROOT = Path(__file__).parents[1]
 DEMO = {
@@ -372,8 +375,8 @@ def test_sources(tmp_path):
     found = find_sources([str(tmp_path / 'a'), str(tmp_path / '[b]/*'), str(tmp_path / 'a/2.png')])
     assert [(str(each.path.relative_to(tmp_path)), each.name) for each in found] == [
         ('a/1.JPG', '1'),
-        ('a/2.png', '2'),
-        ('b/2.jpg', '2_2'),
+        ('a/2.png', '2.png'),
+        ('b/2.jpg', '2.jpg'),
         ('b/clip.mp4', 'clip'),
     ]
     assert [each.is_video for each in found] == [False, False, False, True]
@@ -386,6 +389,42 @@ def test_sources(tmp_path):
     ):
         with pytest.raises(UserError, match=said):
             find_sources([f'{tmp_path}/{name}'])
+
+
+def test_names_tell_which_file_they_are_of(tmp_path):
+    for name in ('a/p.BMP', 'a/p.tiff', 'a/p.webp', 'b/p.tiff', 'b/q.jpg', 'c/a/p.tiff', 'b/p.gif'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found = find_sources([str(tmp_path / folder) for folder in ('a', 'b', 'c/a')])
+    assert {str(each.path.relative_to(tmp_path)): each.name for each in found} == {
+        'a/p.BMP': 'p.BMP',
+        'a/p.tiff': 'a_p.tiff',
+        'a/p.webp': 'p.webp',
+        'b/p.gif': 'p.gif',
+        'b/p.tiff': 'b_p.tiff',
+        'b/q.jpg': 'q',
+        'c/a/p.tiff': 'a_p.tiff_2',
+    }
+
+
+def test_what_a_folder_holds_beside_images_is_named(tmp_path):
+    for name in ('1.jpg', 'b.heic', 'a.txt', '.hidden'):
+        (tmp_path / name).touch()
+    (tmp_path / 'below').mkdir()
+    left_out = []
+    find_sources([str(tmp_path)], left_out)
+    assert [path.name for path in left_out] == ['a.txt', 'b.heic']
+
+
+@pytest.mark.parametrize('form', ['GIF', 'AVIF', 'JPEG2000', 'PPM', 'WEBP', 'TIFF', 'BMP'])
+def test_every_suffix_is_read(form, tmp_path):
+    suffix = {'JPEG2000': '.jp2'}.get(form, f'.{form.lower()}')
+    assert suffix in IMAGE_SUFFIXES
+    try:
+        Image.new('RGB', (8, 6), (200, 30, 30)).save(tmp_path / f'p{suffix}', form)
+    except (KeyError, OSError):
+        pytest.skip('Pillow does not write it here')
+    assert mmcv.imread(str(tmp_path / f'p{suffix}')).shape == (6, 8, 3)
 
 
 def test_category_ids_are_those_of_the_annotations(build, tmp_path):

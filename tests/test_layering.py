@@ -13,7 +13,7 @@ FLOORS = (
     ('version', 'environment', 'choices', 'cli', 'ops'),
     ('utils',),
     ('registry', 'layers', 'datasets'),
-    ('mixers',),
+    ('mixers', 'runs'),
     ('backbones',),
     ('weights',),
     ('engine', 'timm'),

@@ -82,7 +82,7 @@ TASKS = (
             'default_hooks.checkpoint.interval=4',
         ),
         num_steps=1500,
-        metrics={'miou': ('mIoU', 0.01)},
+        metrics={'miou': ('mIoU', 1.0)},
     ),
 )
 
@@ -131,7 +131,7 @@ def main() -> None:
     table = Table('metric', 'value', title=f'{num_val} held-out drawings')
     table.add_row('box AP', f'{summary["box_ap"]:.3f}')
     table.add_row('mask AP', f'{summary["mask_ap"]:.3f}')
-    table.add_row('mIoU', f'{summary["miou"]:.3f}')
+    table.add_row('mIoU, %', f'{summary["miou"]:.1f}')
     console.print(table)
     console.print(f'{summary["seconds"]} seconds. Look at {FOLDER}/predictions.png,')
     console.print(f'{FOLDER}/loss_curves.png, the reports {FOLDER}/*/report.html')
@@ -163,7 +163,7 @@ def run_task(task: Task, quick: bool, progress: Progress) -> dict[str, float]:
     log.write_text('')
     for old in task.folder.glob('2*/vis_data/scalars.json'):
         old.unlink()  # the curves show this run, not the ones before
-    train = start_tool('train.py', task, log, '--seed', '0', *options)
+    train = start_tool('train.py', task, log, '--overwrite', '--seed', '0', *options)
     while train.poll() is None:
         time.sleep(1)
         history = read_record(task.folder).train

@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmlab_inline.cli import ArgumentParser, positive
 from mmlab_inline.utils import exit_on_user_error
-
-_INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
+from mmlab_inline.utils.errors import INTERRUPTED
 
 
 def parse_args() -> argparse.Namespace:
@@ -86,10 +85,10 @@ def main() -> None:
 
     use_safe_loading()
     keep_freed_memory()
-    failures = {}
+    failures, left_out = {}, []
     console = Console(stderr=True)
     with exit_on_user_error():
-        sources = find_sources(args.inputs)
+        sources = find_sources(args.inputs, left_out)
         predictor = Predictor(
             load_config(args.config, args.cfg_options),
             args.checkpoint,
@@ -126,6 +125,10 @@ def main() -> None:
             seconds = time.perf_counter() - start
             speed = f'{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)'
             print(speed, *said, sep='; ')
+            if left_out:
+                some = ', '.join(path.name for path in left_out[:5])
+                more = f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''
+                print(f'{len(left_out)} files are no images or videos: {some}{more}')
             for name, reason in failures.items():
                 print(f'error: {name} {reason}', file=sys.stderr)
             if not whole:
@@ -134,7 +137,7 @@ def main() -> None:
                     'alone, run again for all',
                     file=sys.stderr,
                 )
-    sys.exit(_INTERRUPTED if not whole else int(bool(failures)))
+    sys.exit(INTERRUPTED if not whole else int(bool(failures)))
 
 
 if __name__ == '__main__':

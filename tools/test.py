@@ -27,6 +27,11 @@ def parse_args() -> argparse.Namespace:
         help='save predictions: a .pkl file (detection), a folder of label maps (segmentation)',
     )
     parser.add_argument('--show-dir', metavar='DIR', help='save pictures of the predictions')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='predict each image and its mirror image, and merge both: label maps and boxes',
+    )
     return parser.parse_args()
 
 
@@ -45,7 +50,9 @@ def main() -> None:
     )
     from mmlab_inline.engine.model import unwrapped_model
     from mmlab_inline.engine.runner import CheckedRunner
+    from mmlab_inline.inference import enable_tta
     from mmlab_inline.report import EVALUATED
+    from mmlab_inline.runs import work_dir_of_test
 
     use_safe_loading()
     keep_freed_memory()
@@ -53,8 +60,11 @@ def main() -> None:
         cfg = load_run_config(args)
         if not Path(args.checkpoint).is_file():
             raise UserError(f'checkpoint {args.checkpoint} does not exist')
+        cfg.work_dir = work_dir_of_test(cfg.work_dir, bool(args.work_dir), args.checkpoint)
         drop_pretrained(cfg)
         check_data(cfg, 'test')
+        if args.tta:
+            enable_tta(cfg)
         if args.out:
             save_predictions(cfg, args.out)
         if args.show_dir:
@@ -62,7 +72,8 @@ def main() -> None:
 
         start_processes(cfg, args.timeout)
         runner = CheckedRunner.from_cfg(cfg)
-        load_weights(unwrapped_model(runner), args.checkpoint)
+        model = unwrapped_model(runner)
+        load_weights(model.module if args.tta else model, args.checkpoint)
         runner.message_hub.update_info(EVALUATED, args.checkpoint)
         with errors_of_other_processes(cfg):
             metrics = runner.test()
@@ -70,7 +81,7 @@ def main() -> None:
     if runner.rank == 0:
         path = Path(runner.work_dir, 'metrics.json')
         path.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1))
-        print(f'Metrics are in {path}')
+        print(f'Metrics of {args.checkpoint} are in {path}')
 
 
 def save_predictions(cfg: Config, out: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -138,9 +139,16 @@ class DenseBackbone(BaseModule):
         # mmengine's own loader would log what is missing and go on.
         self.init_cfg = [item for item in items if item and item not in pretrained]
         super().init_weights()
+        if not pretrained and not self.init_cfg:
+            print_log(f'{type(self).__name__}: random weights, as it was built', logger='current')
         self.init_cfg = init_cfg
         for item in pretrained:
             load_pretrained(self, item['checkpoint'], item.get('prefix'))
+
+    def _dump_init_info(self) -> None:
+        """A line per parameter, where init_cfg has changed any."""
+        if self.init_cfg:
+            super()._dump_init_info()
 
     def train(self, mode: bool = True) -> 'DenseBackbone':
         """Switch the mode; frozen stages stay in eval mode and get no gradient."""

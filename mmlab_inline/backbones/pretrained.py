@@ -37,6 +37,7 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
             shapes, or parameters of a bigger model. Nothing has been loaded then.
     """
     state_dict, _ = read_weights(path)
+    state_dict = without_common_prefix(state_dict)
     if prefix:
         state_dict = below(prefix, state_dict)
     weights, left_out = split_backbone(state_dict)
@@ -54,6 +55,21 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
         f'{len(left_out)} classification tensors left out',
         logger='current',
     )
+
+
+def without_common_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without a prefix that all its names share, such as Lightning's ``model.``.
+
+    No backbone, and nothing that has one, keeps all its tensors in one part; weights of a backbone
+    that are saved below ``backbone.`` stay so.
+    """
+    state_dict = dict(state_dict)
+    while len(parts := {name.partition('.')[0] for name in state_dict}) == 1:
+        (part,) = parts
+        if part == 'backbone' or part in state_dict:
+            break
+        state_dict = below(part, state_dict)
+    return state_dict
 
 
 def below(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

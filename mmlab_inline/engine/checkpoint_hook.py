@@ -1,5 +1,6 @@
 """Checkpoints that survive whatever ends the run."""
 
+import operator
 from pathlib import Path
 
 from mmengine.dist import get_world_size, is_main_process, master_only
@@ -7,12 +8,10 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from ..utils import write_atomically
+from ..runs import INTERRUPTED, LAST_CHECKPOINT
+from ..utils import did_you_mean, write_atomically
 from .atomic_backend import ATOMIC_BACKEND
 from .model import unwrapped_model
-
-INTERRUPTED = 'interrupted.pth'
-LAST_CHECKPOINT = 'last_checkpoint'
 
 
 @HOOKS.register_module()
@@ -25,11 +24,15 @@ class AtomicCheckpointHook(CheckpointHook):
       that a resumed run knows whether the evaluation is still due.
     - Inside an accumulation (``accumulative_counts``) the gradients so far are saved too, in one
       process.
+    - Of equal scores the later one is the best.
+    - The best checkpoint of another run that this one continues from is left where it is.
 
     Takes the arguments of mmengine's hook. A folder elsewhere (``s3://...``) is written by its own
     backend, as it is there.
     """
 
+    # Among equal scores the later one is the best: it has learnt for longer.
+    rule_map = {'greater': operator.ge, 'less': operator.le}
     _saved: tuple[int | None, int | None] = (None, None)
 
     def before_train(self, runner: Runner) -> None:
@@ -103,6 +106,14 @@ class AtomicCheckpointHook(CheckpointHook):
             self._remove(self.file_backend.join_path(self.out_dir, outdated))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, float]) -> None:
+        missing = [key for key in self.best_by()[0] if key not in ('auto', *metrics)]
+        if missing:
+            # Hours of training are worth more than this; mmdet gives no AP where nothing is found.
+            runner.logger.warning(
+                f'This evaluation gives no {missing[0]!r}{did_you_mean(missing[0], metrics)}: its '
+                'state is not compared with the best checkpoint'
+            )
+            return
         # mmengine removes the previous best before it writes the new one; here the removal waits.
         removed: list[str] = []
         self.file_backend.remove = removed.append
@@ -113,7 +124,12 @@ class AtomicCheckpointHook(CheckpointHook):
         info = runner.message_hub.runtime_info
         best = {path for key, path in info.items() if key.startswith('best_ckpt')}
         for path in set(removed) - best:
-            self._remove(path)
+            if Path(path).parent == Path(self.out_dir):
+                self._remove(path)
+
+    def best_by(self) -> tuple[list[str], list[str]]:
+        """Metrics that tell the best, and whether the ``'greater'`` or the ``'less'`` is better."""
+        return (self.key_indicators, self.rules) if self.save_best else ([], [])
 
     def _remove(self, path: str) -> None:
         if self.file_backend.isfile(path):
@@ -142,6 +158,28 @@ def save_interrupted(runner: Runner, iteration: int) -> Path:
     )
     _set_last_checkpoint(runner, str(path))
     return path
+
+
+def best_checkpoints(runner: Runner) -> tuple[list[tuple[str, float, str]], list[str]]:
+    """What a run found best.
+
+    Returns:
+        Metric, score and file of each best checkpoint, and lines on those that mean nothing.
+    """
+    info = runner.message_hub.runtime_info
+    hooks = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
+    found, notes = [], []
+    for hook in hooks:
+        for metric, rule in zip(*hook.best_by(), strict=True):
+            suffix = '' if len(hook.key_indicators) == 1 else f'_{metric}'
+            score, path = (info.get(f'best_{what}{suffix}') for what in ('score', 'ckpt'))
+            if score is None or path is None:
+                continue
+            if rule == 'greater' and score <= 0:
+                notes.append(f'No checkpoint is the best: {metric} was never above {score:.4g}.')
+            else:
+                found.append((metric, float(score), path))
+    return found, notes
 
 
 @master_only

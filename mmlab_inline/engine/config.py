@@ -7,32 +7,41 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import Registry, root
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
+from ..runs import import_quietly
 from ..utils import UserError, did_you_mean, one_line
 
 # Dicts whose keys are the user's own, or read by no signature.
 _FREE_FORM = {'paramwise_cfg', 'custom_keys', 'metainfo', 'init_kwargs', 'backend_args'}
 # What build functions take out of a dict before they look at the signature of its type.
 _CONSUMED = {'type', '_delete_', '_scope_', 'constructor', 'paramwise_cfg', 'optimizer'}
+# What mmengine takes out of a loader's settings before torch's DataLoader gets them.
+_OF_LOADERS = {'num_batch_per_epoch', '_delete_'}
+# How alike a new key and one beside it are that are taken for a slip.
+_NEAR_MISS = 0.72
 
 
 def load_config(path: str, options: Mapping | None = None) -> Config:
     """Parse a config and merge ``--cfg-options`` into it.
 
     Args:
-        path: Config file.
+        path: Config file, or what ``_base_`` takes: ``'PACKAGE::FILE'``.
         options: Dotted keys and values.
 
     Raises:
         UserError: The file is missing or does not parse, or an option's key is unknown.
     """
+    path = _found(path)
     if not Path(path).is_file():
-        near = did_you_mean(Path(path).stem, [file.stem for file in _sibling_configs(path)])
+        near = did_you_mean(path, map(str, _sibling_configs(path)))
         raise UserError(f'config {path} does not exist{near}')
     try:
         cfg = Config.fromfile(path)
     except Exception as error:
         raise UserError(f'config {path} does not parse: {one_line(error)}') from None
+    if scope := cfg.get('default_scope'):
+        import_quietly(scope)
     if options:
         check_options(cfg, options)
         try:
@@ -46,7 +55,8 @@ def check_options(cfg: Config, options: Mapping) -> None:
     """Refuse option keys that would be swallowed silently.
 
     A key must stand in the config or in the signature of the class that the enclosing ``type``
-    names.
+    names. Where no class is known that reads a dict, a new key may only not be a slip of a
+    present one.
 
     Raises:
         UserError: It does not; the message suggests the nearest known key.
@@ -54,7 +64,7 @@ def check_options(cfg: Config, options: Mapping) -> None:
     scope = cfg.get('default_scope', 'mmengine')
     for option in options:
         node = cfg._cfg_dict
-        known_to_class: set[str] = set(inspect.signature(Runner.__init__).parameters)
+        known_to_class: set[str] | None = set(inspect.signature(Runner.__init__).parameters)
         parts = option.split('.')
         for depth, part in enumerate(parts):
             if isinstance(node, list | tuple):
@@ -70,13 +80,16 @@ def check_options(cfg: Config, options: Mapping) -> None:
                 break
             new_type = options.get('.'.join([*parts[:depth], 'type']), node.get('type'))
             if isinstance(new_type, str):
-                known_to_class = _keywords(new_type, scope) | _CONSUMED
+                known_to_class = _keywords(new_type, scope)
+            elif depth == 1 and parts[0].endswith('_dataloader'):
+                known_to_class = set(inspect.signature(DataLoader).parameters) | _OF_LOADERS
+            elif depth:
+                known_to_class = None
             if part not in node:
-                known = {*node, *known_to_class}
-                if part not in known and part != 'type':
-                    raise UserError(
-                        f'--cfg-options {option}: unknown key {part!r}{did_you_mean(part, known)}'
-                    )
+                known = {*node, *(known_to_class or ())}
+                near = did_you_mean(part, known, 0.6 if known_to_class else _NEAR_MISS)
+                if part not in known | _CONSUMED and (known_to_class or near):
+                    raise UserError(f'--cfg-options {option}: unknown key {part!r}{near}')
                 break
             if part in _FREE_FORM:
                 break
@@ -117,8 +130,11 @@ def _init_items(node: Mapping) -> list[Mapping]:
     return [item for item in items if isinstance(item, Mapping)]
 
 
-def _keywords(type_name: str, scope: str) -> set[str]:
-    """Keywords of the class or function registered as ``type_name``, base classes included."""
+def _keywords(type_name: str, scope: str) -> set[str] | None:
+    """Keywords of the class or function registered as ``type_name``, base classes included.
+
+    None if there is none of the name.
+    """
     name = type_name if '.' in type_name else f'{scope}.{type_name}'
     for registry in vars(root).values():
         found = registry.get(name) if isinstance(registry, Registry) else None
@@ -131,7 +147,17 @@ def _keywords(type_name: str, scope: str) -> set[str]:
                 if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                     break
             return keywords
-    return set()
+    return None
+
+
+def _found(path: str) -> str:
+    """The file of a config that is named as in ``_base_``, such as ``'mmlab_inline::...'``."""
+    if '::' not in path:
+        return path
+    try:
+        return Config._get_cfg_path(path, '')[0]
+    except Exception as error:  # of packages that are absent or have no such config
+        raise UserError(f'config {path} is not found: {one_line(error)}') from None
 
 
 def _sibling_configs(path: str) -> list[Path]:

@@ -3,8 +3,8 @@
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
+from ..runs import INTERRUPTED, LAST_CHECKPOINT
 from ..utils import UserError
-from .checkpoint_hook import INTERRUPTED, LAST_CHECKPOINT
 
 
 def find_checkpoint(work_dir: str | Path) -> Path | None:

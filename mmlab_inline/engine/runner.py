@@ -1,14 +1,17 @@
 """mmengine's runner, with one line where settings or data fail."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import wraps
 from itertools import chain
 
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DATASETS, DefaultScope
-from mmengine.runner import Runner
+from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
+from mmengine.registry import DATASETS, OPTIMIZERS, DefaultScope
+from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -16,7 +19,14 @@ from ..datasets.checked_loading import check_loading, innermost
 from ..datasets.checks import check_annotations, innermost_datasets, read_annotations
 from ..datasets.checks.finding import first_fatal
 from ..datasets.checks.settings import class_names, dataset_class
-from ..utils import UserError, one_line
+from ..runs import (
+    check_metric_names,
+    prepare_metrics,
+    silenced,
+    tidy_screen,
+    without_contradictions,
+)
+from ..utils import UserError, did_you_mean, one_line
 from .allocator import return_freed_memory
 from .model import errors_of_build
 from .seeding import prefer_deterministic_algorithms
@@ -24,17 +34,40 @@ from .seeding import prefer_deterministic_algorithms
 _NO_IMAGE = 'no image is left, folder, suffix, class names or filter_cfg do not fit'
 
 
+def _told(build: Callable, what: str) -> Callable:
+    """A method of mmengine's runner that builds, with one line where it cannot."""
+
+    @wraps(build)
+    def told(self: Runner, *args: object, **settings: object) -> object:
+        with errors_of_build(what):
+            return build(self, *args, **settings)
+
+    return told
+
+
 class CheckedRunner(Runner):
-    """Stops with one line where the model or a dataset does not build, or a file does not load.
+    """Stops with one line where a part of the run does not build, or a file does not load.
+
+    Settings that would end in an error after an epoch or an evaluation stop it before it starts.
 
     ``randomness.deterministic`` only warns of what has no deterministic algorithm.
     """
+
+    build_test_loop = _told(Runner.build_test_loop, 'test_cfg')
+    build_param_scheduler = _told(Runner.build_param_scheduler, 'param_scheduler')
+    build_visualizer = _told(Runner.build_visualizer, 'the visualizer')
 
     def set_randomness(self, *args: object, **settings: object) -> None:
         """Seed this process."""
         super().set_randomness(*args, **settings)
         if self.deterministic:
             prefer_deterministic_algorithms()
+
+    def build_logger(self, *args: object, **settings: object) -> MMLogger:
+        """Build the logger, which keeps dumps from the screen; its file has all."""
+        logger = super().build_logger(*args, **settings)
+        tidy_screen(logger)
+        return logger
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
         """Build the model.
@@ -46,10 +79,78 @@ class CheckedRunner(Runner):
             return super().build_model(model)
 
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
-        """Build an evaluator, whose metrics may read annotations."""
-        evaluator = super().build_evaluator(evaluator)
+        """Build an evaluator, whose metrics may read annotations.
+
+        Raises:
+            UserError: It does not build, or would fail at the end.
+        """
+        with errors_of_build('the evaluator'), silenced():
+            evaluator = super().build_evaluator(evaluator)
+        prepare_metrics(evaluator)
         return_freed_memory()
         return evaluator
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the training loop.
+
+        Raises:
+            UserError: It does not build, or is of no length.
+        """
+        with errors_of_build('train_cfg'):
+            loop = super().build_train_loop(loop)
+        for name in ('max_epochs', 'max_iters', 'val_interval'):
+            number = getattr(loop, name, 1)
+            if number < 1:
+                raise UserError(
+                    f'train_cfg.{name}={number}: it must be at least 1; beyond the end of training '
+                    'val_interval evaluates once'
+                )
+        return loop
+
+    def build_val_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """Build the validation loop.
+
+        Raises:
+            UserError: It does not build, or does not give the metric that the run is steered by.
+        """
+        with errors_of_build('val_cfg'):
+            loop = super().build_val_loop(loop)
+        check_metric_names(getattr(loop, 'evaluator', None), self.hooks, self.param_schedulers)
+        return loop
+
+    def build_optim_wrapper(self, optim_wrapper: object) -> object:
+        """Build the optimizer.
+
+        Raises:
+            UserError: It does not build.
+        """
+        settings = optim_wrapper.get('optimizer') if isinstance(optim_wrapper, Mapping) else None
+        name = settings.get('type') if isinstance(settings, Mapping) else None
+        if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+            # mmengine alone says that None cannot be called.
+            near = did_you_mean(name, OPTIMIZERS.module_dict)
+            raise UserError(f'optimizer {name} is unknown, or its package is not installed{near}')
+        with errors_of_build('the optimizer (optim_wrapper)'):
+            return super().build_optim_wrapper(optim_wrapper)
+
+    def register_hook(self, hook: Hook | dict, priority: object = None) -> None:
+        """Register a hook.
+
+        Raises:
+            UserError: It does not build.
+        """
+        name = hook.get('type') if isinstance(hook, Mapping) else hook
+        with errors_of_build(f'the hook {name}'):
+            super().register_hook(hook, priority)
+
+    def call_hook(self, fn_name: str, **kwargs: object) -> None:
+        """Call hooks; what they and the visualizer set up before a run may need other packages.
+
+        Raises:
+            UserError: They do not start.
+        """
+        with errors_of_build('a hook') if fn_name == 'before_run' else nullcontext():
+            super().call_hook(fn_name, **kwargs)
 
     @staticmethod
     def build_dataloader(
@@ -58,12 +159,14 @@ class CheckedRunner(Runner):
         """Build a dataloader, as mmengine does, on a checked dataset.
 
         Raises:
-            UserError: The dataset does not build, or has no image or not all of its classes.
+            UserError: It does not build, or its dataset has no image or not all of its classes.
         """
-        if isinstance(dataloader, dict) and isinstance(dataloader.get('dataset'), dict):
-            settings = dataloader['dataset']
-            dataloader = {**dataloader, 'dataset': dict(type=_build_dataset, settings=settings)}
-        return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
+        if isinstance(dataloader, dict):
+            dataloader = without_contradictions(dataloader)
+            if isinstance(settings := dataloader.get('dataset'), dict):
+                dataloader['dataset'] = dict(type=_build_dataset, settings=settings)
+        with errors_of_build('a dataloader'):
+            return Runner.build_dataloader(dataloader, seed, diff_rank_seed)
 
     def train(self) -> nn.Module:
         """Train.
@@ -86,9 +189,10 @@ class CheckedRunner(Runner):
 
 def _build_dataset(settings: Mapping) -> object:
     try:
-        dataset = DATASETS.build(settings)
-        if hasattr(dataset, 'full_init'):
-            dataset.full_init()
+        with silenced():
+            dataset = DATASETS.build(settings)
+            if hasattr(dataset, 'full_init'):
+                dataset.full_init()
         parts = [part for part in innermost(dataset) if isinstance(part, BaseDataset)]
         for part in parts:
             classes = part.metainfo.get('classes') or ()

@@ -1,11 +1,14 @@
-"""Stopping a run by SIGTERM, as clusters do before they take a machine away."""
+"""Stopping a run by SIGTERM, as clusters do before they take a machine away, or by Ctrl-C."""
 
 import multiprocessing
 import os
+import shlex
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -17,31 +20,33 @@ from mmengine.runner import Runner
 from ..registry import HOOKS
 from .checkpoint_hook import save_interrupted
 
-EXIT_STATUS = 128 + signal.SIGTERM
+# What each signal is called; the exit status is 128 more than its number.
+_SIGNALS = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
 
 
 @HOOKS.register_module()
 class TerminationHook(Hook):
-    """Ends the run after the current iteration when SIGTERM has come, with its state saved.
+    """Ends the run after the current iteration on SIGTERM or Ctrl-C, with its state saved.
 
     The state goes to ``interrupted.pth`` in the work folder, ``--resume`` continues from it, and
-    the process exits with status 143 (128 + 15). During an evaluation the run ends after the
+    the process exits with status 143 (128 + 15), or 130 after Ctrl-C; a second Ctrl-C ends it at
+    once, with nothing saved. During an evaluation the run ends after the
     current image, and the evaluation starts over when it is resumed. With several processes all of
     them end at the same iteration as soon as one has got the signal.
 
-    Costs nothing in one process; among several, the sum of one number per iteration.
+    Costs nothing in one process; among several, the largest of one number per iteration.
     """
 
     priority = 'LOWEST'  # after everything that an iteration changes
 
     def __init__(self) -> None:
-        self._is_asked = False
+        self._asked = 0  # number of the signal
 
     def before_train(self, runner: Runner) -> None:
-        """Catch the signal in this process, and let the loaders' processes outlive it."""
+        """Catch the signals in this process, and let the loaders' processes outlive them."""
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may set handlers
-        self._previous = signal.signal(signal.SIGTERM, self._ask)
+        self._previous = {number: signal.signal(number, self._ask) for number in _SIGNALS}
         loaders = [runner.train_dataloader]
         if runner.val_loop is not None:
             loaders.append(runner.val_dataloader)
@@ -49,9 +54,10 @@ class TerminationHook(Hook):
             loader.worker_init_fn = partial(_init_worker, loader.worker_init_fn)
 
     def after_train(self, runner: Runner) -> None:
-        """Give the signal back."""
+        """Give the signals back."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._previous)
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
 
     def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Stop between two training iterations."""
@@ -62,32 +68,49 @@ class TerminationHook(Hook):
         self._stop_if_asked(runner, runner.iter)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
-        self._is_asked = True
+        self._asked = signum
+        if signum == signal.SIGINT:
+            signal.signal(signum, signal.default_int_handler)
+            print('Ctrl-C: the run ends after this step; once more ends it now', file=sys.stderr)
 
     def _stop_if_asked(self, runner: Runner, iteration: int) -> None:
-        if not any_process(self._is_asked):
+        asked = largest_of_processes(self._asked)
+        if not asked:
             return
         path = save_interrupted(runner, iteration)
         barrier()  # a launcher kills the others when the first one ends
         runner.logger.info(
-            f'SIGTERM: stopped after iteration {iteration}; the state is in {path}, continue with '
-            '--resume'
+            f'{_SIGNALS[asked]}: stopped after iteration {iteration}; the state is in {path}, '
+            f'continue with {_resuming_command()}'
         )
-        raise SystemExit(EXIT_STATUS)
+        raise SystemExit(128 + asked)
+
+
+def _resuming_command() -> str:
+    """The command line of this run, and ``--resume``."""
+    if get_world_size() > 1 or Path(sys.argv[0]).name != 'train.py':
+        return '--resume'
+    arguments = [word for word in sys.argv if word not in ('--resume', '--overwrite')]
+    return shlex.join(['python', *arguments, '--resume'])
 
 
 def any_process(flag: bool) -> bool:
     """Whether the flag is set in any of the processes; they all have to ask."""
+    return bool(largest_of_processes(int(flag)))
+
+
+def largest_of_processes(number: int) -> int:
+    """The largest of the processes' numbers; they all have to ask."""
     if get_world_size() == 1:
-        return flag
-    count = torch.tensor(int(flag), device=get_device())
-    all_reduce(count)
-    return bool(count)
+        return number
+    largest = torch.tensor(number, device=get_device())
+    all_reduce(largest, 'max')
+    return int(largest)
 
 
 def _init_worker(init: Callable[[int], None] | None, worker: int) -> None:
     """Start a loader's process; a signal to the whole job must not end it before the run."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, set(_SIGNALS))
     threading.Thread(target=_obey_the_run_only, daemon=True).start()
     if init is not None:
         init(worker)

@@ -7,6 +7,7 @@ from .predictor import Predictor
 from .results import ResultWriter
 from .sources import Frame, Source, count_frames, find_sources, read_frames
 from .tiles import LabelMapMerger, merge_instances, tile_corners
+from .tta import enable_tta
 
 __all__ = [
     'Frame',
@@ -20,6 +21,7 @@ __all__ = [
     'Source',
     'class_colours',
     'count_frames',
+    'enable_tta',
     'find_sources',
     'merge_instances',
     'read_frames',

@@ -54,12 +54,14 @@ class ResultWriter:
             if frame.source.is_video:
                 self._video(frame.source, picture).write(np.ascontiguousarray(picture[..., ::-1]))
             else:
-                path = self.folder / 'pictures' / f'{frame.name}.jpg'
+                path = self.folder / self._picture(frame)
                 write_atomically(path, _encode(picture, 'JPEG', quality=95, subsampling=0))
         if not self.data:
             return
         height, width = frame.image.shape[:2]
         image = dict(id=frame.number, file_name=frame.file_name, width=width, height=height)
+        if self.painter and not frame.source.is_video:
+            image['picture'] = str(self._picture(frame))
         if isinstance(prediction, Instances):
             self.objects += self._coco_results(frame.number, prediction, height, width)
         else:
@@ -89,6 +91,10 @@ class ResultWriter:
         ]
         index = self._write_json('images', dict(images=self.images, categories=categories))
         return [*said, f'names of images and classes are in {index}']
+
+    @staticmethod
+    def _picture(frame: Frame) -> Path:
+        return Path('pictures', f'{frame.name}.jpg')
 
     def _write_json(self, name: str, content: object) -> Path:
         path = self.folder / f'{name}.json'

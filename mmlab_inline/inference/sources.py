@@ -1,6 +1,7 @@
 """What is to be looked at: files, folders, patterns and videos, as a stream of images."""
 
 import glob
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,11 @@ import numpy as np
 from ..utils import UserError
 from .failures import recorded
 
-IMAGE_SUFFIXES = {'.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp'}
+# What OpenCV reads here; of an animation the first frame.
+IMAGE_SUFFIXES = {
+    *('.avif', '.bmp', '.dib', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg'),
+    *('.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp'),
+}
 VIDEO_SUFFIXES = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm'}
 
 
@@ -51,23 +56,40 @@ class Frame:
     source: Source
 
 
-def find_sources(inputs: Sequence[str]) -> list[Source]:
+def find_sources(inputs: Sequence[str], left_out: list[Path] | None = None) -> list[Source]:
     """Expand files, folders and patterns.
 
-    A folder stands for the images and videos directly in it.
+    A folder stands for the images and videos directly in it. Results are called as their file
+    without suffix; where several files would share that, with suffix, and with the folder too where
+    that is the same.
+
+    Args:
+        inputs: What to expand.
+        left_out: Gains the other files of the folders, but hidden ones.
 
     Raises:
         UserError: There is nothing of the name, or no image in it.
     """
-    paths = dict.fromkeys(path for each in inputs for path in _expand(each))
-    names: dict[str, Path] = {}
-    for path in paths:
-        name, number = path.stem, 1
-        while name in names:
+    found = [path for each in inputs for path in _expand(each, left_out)]
+    paths = list(dict.fromkeys(found))
+    names = [path.stem for path in paths]
+    for finer in (
+        lambda path: path.name,
+        lambda path: f'{path.absolute().parent.name}_{path.name}',
+    ):
+        counts = Counter(names)
+        names = [
+            finer(path) if counts[name] > 1 else name
+            for path, name in zip(paths, names, strict=True)
+        ]
+    named: dict[str, Path] = {}
+    for path, name in zip(paths, names, strict=True):
+        free, number = name, 1
+        while free in named:
             number += 1
-            name = f'{path.stem}_{number}'
-        names[name] = path
-    return [Source(path, name) for name, path in names.items()]
+            free = f'{name}_{number}'
+        named[free] = path
+    return [Source(path, name) for name, path in named.items()]
 
 
 def count_frames(sources: Sequence[Source]) -> int:
@@ -107,7 +129,7 @@ def read_frames(
             yield Frame(number, source.name, str(source.path), image, source)
 
 
-def _expand(text: str) -> list[Path]:
+def _expand(text: str, left_out: list[Path] | None) -> list[Path]:
     path = Path(text)
     if path.is_file():
         return [path]
@@ -116,6 +138,9 @@ def _expand(text: str) -> list[Path]:
         if not found:
             below = ' itself; name its subfolders' if _with_pictures(path.rglob('*')) else ''
             raise UserError(f'there is no image or video in the folder {text}{below}')
+        if left_out is not None:
+            others = (other for other in path.iterdir() if other.is_file() and other not in found)
+            left_out += sorted(other for other in others if not other.name.startswith('.'))
         return found
     if glob.has_magic(text):
         found = [Path(name) for name in sorted(glob.glob(text, recursive=True))]

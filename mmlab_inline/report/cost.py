@@ -13,6 +13,8 @@ from ..utils import UserError
 
 def model_cost(cfg: Config) -> dict[str, object]:
     """Parameters and FLOPs as published tables count them, or in ``reason`` why not."""
+    if 'module' in (cfg.get('model') or {}):  # within test-time augmentation
+        cfg = Config({**cfg.to_dict(), 'model': cfg.model.module})
     try:
         total = count_config(cfg)['']
     except UserError as error:

@@ -42,6 +42,7 @@ class Evaluation:
         score_name: What images are ranked by.
         best, worst: Images, the extreme ones first.
         remarks: What else a reader should know.
+        percent: Whether its numbers are shown in percent, as mmseg's metrics are; COCO's are not.
     """
 
     num_images: int
@@ -58,6 +59,16 @@ class Evaluation:
     best: list[Picture]
     worst: list[Picture]
     remarks: list[str] = field(default_factory=list)
+    percent: bool = False
+
+    def shown(self, share: float) -> str:
+        """A number from 0 to 1 in the unit of this evaluation."""
+        return f'{100 * share:.1f} %' if self.percent else f'{share:.3f}'
+
+    @property
+    def unit_note(self) -> str:
+        """The unit, for the reader of a table."""
+        return 'In percent.' if self.percent else 'From 0 to 1, as COCO gives them; counts apart.'
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

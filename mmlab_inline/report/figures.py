@@ -26,12 +26,17 @@ def to_svg(figure: Figure) -> str:
     return svg[svg.index('<svg') :].replace(_INK, 'currentColor').replace(_GROUND, 'var(--ground)')
 
 
+def has_names(evaluation: Evaluation) -> bool:
+    """Whether the classes have names in the confusion matrix, or else their numbers."""
+    return len(evaluation.confusion_names) <= _MAX_NAMED
+
+
 def draw_confusion(evaluation: Evaluation) -> Figure:
     """The confusion matrix as shares of its rows."""
     counts, names = evaluation.confusion, evaluation.confusion_names
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    is_named = len(names) <= _MAX_NAMED
+    is_named = has_names(evaluation)
     side = min(10, max(4.5, 1.5 + 0.45 * len(names))) if is_named else 8
     figure = Figure(figsize=(side + 1, side), layout='constrained')
     axis = figure.subplots()
@@ -66,10 +71,12 @@ def draw_precision_recall(evaluation: Evaluation) -> Figure:
                 axis.plot(RECALLS, curves[index], color='#8888887f', lw=0.5, zorder=1)
             order = named
         for index in order:
-            label = f'{evaluation.classes[index]} {areas[index]:.3f}'
+            label = f'{evaluation.classes[index]} {evaluation.shown(areas[index])}'
             axis.plot(RECALLS, curves[index], lw=1.2, label=label)
         mean = mean_curve(curves)
-        axis.plot(RECALLS, mean, color=_INK, lw=2.2, label=f'mean {np.mean(mean):.3f}')
+        axis.plot(
+            RECALLS, mean, color=_INK, lw=2.2, label=f'mean {evaluation.shown(np.mean(mean))}'
+        )
         finish_precision_recall(axis, title)
     return figure
 

@@ -118,7 +118,7 @@ class ReportHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Write the report."""
-        where = f'after {runner.iter} iterations of training'
+        where = f'after {runner.iter} iterations of training in {Path(runner.work_dir).name}'
         self._finish(runner, runner.val_loop, metrics, where)
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from ..utils import UserError, write_atomically
 from .curves import draw_curves
 from .evaluation import Evaluation, Picture
-from .figures import draw_confusion, draw_precision_recall, mean_curve, to_svg
+from .figures import draw_confusion, draw_precision_recall, has_names, mean_curve, to_svg
 from .page import Page, figure, folded, paragraph, pictures, table
 from .record import metrics_of, read_record
 
@@ -102,7 +102,10 @@ class RunReport:
         page = Page(self.name, self.about)
         remarks = [paragraph(remark) for remark in found.remarks] if found else []
         metrics = table(['metric', 'value'], self.metrics.items()) if self.metrics else ''
-        page.add('Metrics', *remarks, metrics or paragraph('The evaluation gave no metrics.'))
+        unit = [paragraph(found.unit_note, faint=True)] if found and metrics else []
+        page.add(
+            'Metrics', *remarks, metrics or paragraph('The evaluation gave no metrics.'), *unit
+        )
         page.add('Cost', table(['what', 'value', 'unit'], cost_rows(self.cost)), _cost_note())
         if found:
             _add_findings(page, self, found)
@@ -128,7 +131,7 @@ def cost_rows(cost: Mapping[str, object]) -> list[tuple[str, object, str]]:
     if 'images_per_second' in cost:
         where = f'batch {cost["batch"]}, processes {cost["processes"]}, {cost["machine"]}'
         rows += [
-            ('speed', cost['images_per_second'], f'images/s; {where}'),
+            ('speed', cost['images_per_second'], f'images/s, each at its own size; {where}'),
             ('with loading', cost['images_per_second_with_loading'], 'images/s'),
         ]
     if 'peak_memory_mib' in cost:
@@ -140,7 +143,8 @@ def _cost_note() -> str:
     return paragraph(
         'FLOPs are those of the published tables’ image size (tools/analysis/get_flops.py says '
         'how they are counted). The speed is that of this evaluation: model, post-processing and '
-        'metric, without the first batch.',
+        'metric, without the first batch, on images as the test pipeline resizes them: FLOPs and '
+        'speed are of the same size only where that is the published one.',
         faint=True,
     )
 
@@ -150,14 +154,18 @@ def _add_findings(page: Page, report: RunReport, found: Evaluation) -> None:
     page.add(
         f'{found.headline} of the classes',
         table(['class', *report.per_class], zip(*columns, strict=True), bars=[found.headline]),
+        paragraph(found.unit_note, faint=True),
     )
+    confusions = _confusions(found)
     curves = figure(to_svg(draw_precision_recall(found)), 'curves') if found.curves else ''
     page.add('Precision and recall', curves, paragraph(found.curves_note, faint=True))
     page.add(
         'Confusion',
         figure(to_svg(draw_confusion(found)), 'confusion matrix'),
         paragraph(found.confusion_note, faint=True),
-        table(['truth', 'predicted', 'count', 'share of the truth'], _confusions(found)),
+        table(['truth', 'predicted', 'count', 'share of the truth, %'], confusions)
+        if confusions
+        else paragraph('Nothing was confused.'),
     )
     for kind, some in (('Worst', found.worst), ('Best', found.best)):
         page.add(
@@ -173,7 +181,7 @@ def _add_findings(page: Page, report: RunReport, found: Evaluation) -> None:
 
 
 def _caption(picture: Picture, found: Evaluation) -> str:
-    return f'{picture.name}: {found.score_name} {picture.score:.3f}'
+    return f'{picture.name}: {found.score_name} {found.shown(picture.score)}'
 
 
 def _confusions(found: Evaluation) -> list[tuple[str, str, int, float]]:
@@ -183,9 +191,16 @@ def _confusions(found: Evaluation) -> list[tuple[str, str, int, float]]:
     np.fill_diagonal(counts, 0)
     order = np.argsort(-counts, axis=None, kind='stable')[:_MAX_CONFUSIONS]
     names = found.confusion_names
+    if not has_names(found):
+        names = [f'{number} {name}' for number, name in enumerate(names)]  # as in the figure
     places = (divmod(int(index), len(names)) for index in order)
     return [
-        (names[row], names[column], int(counts[row, column]), counts[row, column] / totals[row])
+        (
+            names[row],
+            names[column],
+            int(counts[row, column]),
+            100 * counts[row, column] / totals[row],
+        )
         for row, column in places
         if counts[row, column]
     ]

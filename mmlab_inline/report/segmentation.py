@@ -64,7 +64,8 @@ class SegmentationCollector:
 
     def _add(self, sample: Mapping) -> None:
         size = len(self.classes)
-        predicted = sample.pred_sem_seg.data.squeeze(0)
+        # One sigmoid for two classes gives its label map as floating-point numbers.
+        predicted = sample.pred_sem_seg.data.squeeze(0).long()
         truth = sample.gt_sem_seg.data.squeeze(0).to(predicted)
         counted = (truth != self._ignored) & (truth < size)
         # What is not counted goes to a cell of its own, the last one.
@@ -142,6 +143,7 @@ class SegmentationCollector:
             score_note='The mean IoU over the classes that the image or its prediction has.',
             best=[self._draw(*entry) for entry in self._pictures.best()],
             worst=[self._draw(*entry) for entry in self._pictures.worst()],
+            percent=True,
         )
 
     def _draw(self, score: float, kept: tuple[str, np.ndarray, np.ndarray]) -> Picture:

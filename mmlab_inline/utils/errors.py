@@ -1,9 +1,12 @@
 """Mistakes of the user's: one clear line and exit status 2, never a traceback."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+INTERRUPTED = 128 + signal.SIGINT  # exit status of a command that Ctrl-C ended
 
 
 class UserError(Exception):
@@ -14,13 +17,17 @@ class UserError(Exception):
 def exit_on_user_error() -> Iterator[None]:
     """Print a :class:`UserError` as ``error: ...`` and exit with status 2.
 
-    So is an op of mmcv's that is not served without compiling it (``mmcv_ops/_ext.py``).
+    So is an op of mmcv's that is not served without compiling it (``mmcv_ops/_ext.py``). Ctrl-C
+    exits with status 130, in one line too.
 
     With the environment variable ``MMLAB_INLINE_TRACEBACK=1`` it ends in a traceback: who plugs in
     modules of their own wants the line in them.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        print('error: stopped by Ctrl-C', file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except (UserError, NotImplementedError) as error:
         if isinstance(error, NotImplementedError) and 'needs a compiled mmcv' not in str(error):
             raise

@@ -21,9 +21,15 @@ def one_of(what: str, value: str, known: Iterable[str]) -> str:
     return value
 
 
-def did_you_mean(value: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` with the nearest known name, or nothing when none is near."""
-    near = difflib.get_close_matches(str(value), list(known), n=1)
+def did_you_mean(value: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """`` (did you mean 'x'?)`` with the nearest known name, or nothing when none is near.
+
+    Args:
+        value: What was given.
+        known: Names.
+        cutoff: How alike they must be, from 0 to 1.
+    """
+    near = difflib.get_close_matches(str(value), list(known), n=1, cutoff=cutoff)
     return f' (did you mean {near[0]!r}?)' if near else ''
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor
 
 from .errors import UserError
@@ -162,22 +162,42 @@ def load_checkpoint(path: str | Path, map_location: object = 'cpu') -> dict:
         raise CheckpointError(f'{path} is no checkpoint, or a torn one: {error}') from None
 
 
+def weights_key(checkpoint: object) -> str | None:
+    """Under which key a checkpoint has its weights; None where it is a state dict itself.
+
+    The rule is timm's: averaged (EMA) weights before those that were trained.
+    """
+    if isinstance(checkpoint, dict):
+        for key in ('state_dict_ema', 'model_ema', 'state_dict', 'model'):
+            if isinstance(checkpoint.get(key), dict):
+                return key
+    return None
+
+
 def unwrap_state_dict(checkpoint: dict) -> dict[str, Tensor]:
     """The state dict in what mm tools (``state_dict``), timm and the authors (``model``) save.
+
+    Averaged (EMA) weights come before the others, which a line says. The prefixes of
+    DistributedDataParallel and of torch.compile are taken off.
 
     Raises:
         CheckpointError: There is none.
     """
-    for key in ('state_dict', 'model'):
-        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
-            checkpoint = checkpoint[key]
-            break
+    key = weights_key(checkpoint)
+    if key is not None:
+        checkpoint = checkpoint[key]
     if not isinstance(checkpoint, dict) or not any(
         isinstance(value, Tensor) for value in checkpoint.values()
     ):
         raise CheckpointError("it holds no weights: no 'state_dict', no 'model', no tensors")
-    state_dict = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
-    return {key.removeprefix('module.'): value for key, value in state_dict.items()}
+    if key in ('state_dict_ema', 'model_ema'):
+        print_log(f'the averaged (EMA) weights of the checkpoint are taken: {key}', 'current')
+    # A compiled part inside has its prefix inside too.
+    return {
+        name.replace('_orig_mod.', '').removeprefix('module.'): value
+        for name, value in checkpoint.items()
+        if isinstance(value, Tensor)
+    }
 
 
 def read_weights(

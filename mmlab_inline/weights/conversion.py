@@ -10,7 +10,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..backbones.pretrained import below, compare_backbone, split_backbone
+from ..backbones.pretrained import (
+    below,
+    compare_backbone,
+    split_backbone,
+    without_common_prefix,
+)
 from ..mixers import AttentionSpec
 from ..utils import (
     CheckpointError,
@@ -19,6 +24,7 @@ from ..utils import (
     unwrap_state_dict,
     write_atomically,
 )
+from ..utils.safe_load import weights_key
 from .recognition import Recognised, recognise
 
 
@@ -65,8 +71,9 @@ def convert(checkpoint: dict, attention: AttentionSpec | None = None) -> Convers
         CheckpointError: It holds no model that is known here, or not exactly all of its weights.
     """
     state_dict = unwrap_state_dict(checkpoint)
-    is_wrapped = 'state_dict' in checkpoint or 'model' in checkpoint
-    left_over = [key for key in checkpoint if is_wrapped and key not in ('state_dict', 'model')]
+    taken = weights_key(checkpoint)
+    left_over = [key for key in checkpoint if taken and key != taken]
+    state_dict = without_common_prefix(state_dict)
     if any(name.startswith('backbone.') for name in state_dict):
         left_over += [name for name in state_dict if not name.startswith('backbone.')]
         state_dict = below('backbone', state_dict)

@@ -67,6 +67,17 @@ LAYOUTS = {
     'state_dict': lambda weights: {'meta': {'epoch': 1}, 'state_dict': weights},
     'bare': lambda weights: weights,
     'distributed': lambda weights: {'model': {f'module.{k}': v for k, v in weights.items()}},
+    'averaged': lambda weights: {
+        'state_dict': {k: v + 1 for k, v in weights.items()},
+        'state_dict_ema': weights,
+    },
+    'averaged, timm': lambda weights: {
+        'model': {k: v + 1 for k, v in weights.items()},
+        'model_ema': {f'module.{k}': v for k, v in weights.items()},
+    },
+    'compiled': lambda weights: {f'module._orig_mod.{k}': v for k, v in weights.items()},
+    'lightning': lambda weights: {'state_dict': {f'model.{k}': v for k, v in weights.items()}},
+    'wrapped twice': lambda weights: {f'net._orig_mod.body.{k}': v for k, v in weights.items()},
 }
 
 
@@ -288,3 +299,17 @@ def test_any_module_can_be_loaded(tmp_path):
     model = nn.Linear(2, 3)
     load_pretrained(model, str(path))
     assert torch.equal(model.weight, torch.load(path)['weight'])
+
+
+@both
+def test_without_a_run_one_line_tells_of_random_weights(cls, build_narrow, monkeypatch):
+    from mmengine.logging import MMLogger
+
+    from mmlab_inline.backbones import base
+
+    said = []
+    logger = MMLogger.get_current_instance()
+    monkeypatch.setattr(logger, 'info', said.append)
+    monkeypatch.setattr(base, 'print_log', lambda text, logger: said.append(text))
+    build_narrow(cls).init_weights()
+    assert said == [f'{cls.__name__}: random weights, as it was built']

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from mmlab_inline.engine import find_checkpoint
+from mmlab_inline.engine.checkpoint_hook import best_checkpoints
 from mmlab_inline.utils import UserError, load_checkpoint
 
 
@@ -43,6 +44,32 @@ def test_keeps_the_newest_and_the_best(build_run, tmp_path):
     assert {name for name in files(tmp_path / 'run') if not name.endswith('.py')} == kept
     assert (tmp_path / 'run/last_checkpoint').read_text() == str(tmp_path / 'run/epoch_4.pth')
     assert runner.message_hub.get_info('best_ckpt').endswith('best_acc_epoch_2.pth')
+
+
+@pytest.mark.parametrize(
+    ('values', 'best', 'note'),
+    [
+        ([0.2, 0.5, 0.5, 0.4], ('acc', 0.5, 'best_acc_epoch_3.pth'), None),
+        ([0.0, 0.0, 0.0, 0.0], None, 'acc was never above 0'),
+    ],
+)
+def test_says_what_was_best(values, best, note, build_run):
+    runner, _ = build_run(length=4, values=values, checkpoint=dict(save_best='acc'))
+    runner.train()
+    found, notes = best_checkpoints(runner)
+    assert [(*entry[:2], Path(entry[2]).name) for entry in found] == ([best] if best else [])
+    assert len(notes) == bool(note) and all(note in line for line in notes)
+
+
+def test_a_run_that_goes_on_elsewhere_leaves_the_best_of_the_first(build_run, tmp_path):
+    keep = dict(save_best='acc')
+    runner, _ = build_run(length=1, values=[0.1], checkpoint=keep)
+    runner.train()
+    path = tmp_path / 'run/epoch_1.pth'
+    settings = dict(length=2, values=[0.5], work_dir='other', checkpoint=keep)
+    build_run(resume=path, **settings)[0].train()
+    assert (tmp_path / 'run/best_acc_epoch_1.pth').is_file()
+    assert (tmp_path / 'other/best_acc_epoch_2.pth').is_file()
 
 
 @pytest.mark.parametrize('moment', range(1, 9))

@@ -36,6 +36,13 @@ def detector():
         'train_dataloader.batch_size',
         'train_dataloader.dataset.indices',  # of a base class of CocoDataset
         'train_dataloader.dataset.metainfo.classes',
+        'train_dataloader.pin_memory',
+        'val_dataloader.prefetch_factor',
+        # Of dicts that no known class reads.
+        'model.test_cfg.rcnn.nms.min_score',
+        'model.test_cfg.rpn.nms_post',
+        'model.train_cfg.rpn.anything',
+        'optim_wrapper.clip_grad.norm_type',
         'param_scheduler.1.milestones',
         'default_hooks.checkpoint.save_last',
         'train_cfg.max_epochs',
@@ -56,6 +63,8 @@ def test_known_option(detector, option):
         ('optim_wrapper.optimizer.learning_rate', 'learning_rate'),
         ('optim_wrapper.optimizer.weight_decai', "'weight_decay'"),
         ('train_dataloader.batchsize', "'batch_size'"),
+        ('train_dataloader.pin_memroy', "'pin_memory'"),
+        ('train_dataloader.anything', 'unknown key'),
         ('train_dataloader.dataset.data_roott', "'data_root'"),
         ('model.test_cfg.rcnn.score_threshold', "'score_thr'"),
         ('train_cfg.max_iters', "'max_epochs'"),
@@ -75,6 +84,18 @@ def test_options_may_change_the_type_that_judges_them(detector):
     check_options(detector, options)
     with pytest.raises(UserError, match='momentum'):
         check_options(detector, {'optim_wrapper.optimizer.momentum': 0.9})
+
+
+def test_window_of_a_segmentor_may_be_added():
+    options = dict.fromkeys(('mode', 'crop_size', 'stride'), 1)
+    check_options(load_config(SEGMENTOR), {f'model.test_cfg.{k}': 1 for k in options})
+
+
+def test_suggested_config_exists(tmp_path):
+    (tmp_path / 'mine.py').write_text('')
+    with pytest.raises(UserError, match='did you mean') as error:
+        load_config(str(tmp_path / 'mine.pyy'))
+    assert f"'{tmp_path / 'mine.py'}'" in str(error.value)
 
 
 def test_load_config_merges_options():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmlab_inline.engine import find_checkpoint, is_whole
+from mmlab_inline.runs import iterations_done
 from mmlab_inline.utils import UserError
 
 
@@ -97,3 +98,25 @@ def test_changed_byte_is_noticed(save):
     content[place + 17] ^= 1
     path.write_bytes(content)
     assert not is_whole(path)
+
+
+def test_tells_how_far_a_run_has_come(build_run, tmp_path):
+    build_run(length=2)[0].train()
+    assert iterations_done(tmp_path / 'run/epoch_2.pth') == 10
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        dict(state_dict=dict(weight=torch.zeros(2))),
+        dict(weight=torch.zeros(2)),
+        # What mmengine publishes and what it saves as the best.
+        dict(meta=dict(iter=3), state_dict={}, message_hub={}),
+        dict(meta={}, state_dict={}, message_hub={}, optimizer={}),
+        [torch.zeros(2)],
+    ],
+)
+def test_weights_alone_are_no_run_to_resume(content, tmp_path):
+    torch.save(content, tmp_path / 'net.pth')
+    with pytest.raises(UserError, match=r'net.pth holds no state of a run: --load-from'):
+        iterations_done(tmp_path / 'net.pth')

@@ -15,17 +15,19 @@ from mmlab_inline.utils import load_checkpoint
 def restore_signal():
     yield
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_stops_after_the_iteration(build_run, tmp_path):
+@pytest.mark.parametrize(('number', 'status'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_stops_after_the_iteration(number, status, build_run, tmp_path):
     def terminate(runner):
         if runner.iter == 6:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
 
     runner, recorder = build_run(act=terminate)
     with pytest.raises(SystemExit) as stop:
         runner.train()
-    assert stop.value.code == 143
+    assert stop.value.code == status
     assert list(recorder.losses) == list(range(7))
     path = find_checkpoint(tmp_path / 'run')
     assert path.name == 'interrupted.pth'
@@ -34,11 +36,25 @@ def test_stops_after_the_iteration(build_run, tmp_path):
 
     # The next regular checkpoint takes its place, and the signal is given back.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     runner, _ = build_run(resume=path)
     runner.train()
     assert not path.exists()
     assert find_checkpoint(tmp_path / 'run').name == 'epoch_3.pth'
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_second_interrupt_ends_at_once(build_run, capfd):
+    def interrupt(runner):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    runner, recorder = build_run(act=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert list(recorder.losses) == [0]
+    assert 'once more ends it now' in capfd.readouterr().err
 
 
 def test_stops_inside_an_evaluation(build_run, tmp_path):
@@ -60,20 +76,21 @@ def test_stops_inside_an_evaluation(build_run, tmp_path):
     assert list(recorder.losses) == list(range(5, 10))
 
 
-def test_signal_to_the_whole_job_leaves_the_loaders(build_run, tmp_path):
-    """Clusters signal every process of a job, the workers too."""
+@pytest.mark.parametrize(('name', 'status'), [('-TERM', 143), ('-INT', 130)])
+def test_signal_to_the_whole_job_leaves_the_loaders(name, status, build_run, tmp_path):
+    """Clusters and terminals signal every process of a job, the workers too."""
 
     def terminate(runner):
         if runner.iter == 6:
             # From another process: the workers obey their own run alone.
             pids = [os.getpid(), *(worker.pid for worker in mp.active_children())]
             assert len(pids) == 3
-            subprocess.run(['kill', '-TERM', *map(str, pids)], check=True)
+            subprocess.run(['kill', name, *map(str, pids)], check=True)
 
     runner, recorder = build_run(act=terminate, workers=2)
     with pytest.raises(SystemExit) as stop:
         runner.train()
-    assert stop.value.code == 143
+    assert stop.value.code == status
     assert list(recorder.losses) == list(range(7))
 
 

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -91,7 +93,7 @@ def test_one_class_with_a_threshold(tmp_path):
     collector = SegmentationCollector(evaluator, 1, num_pictures=0)
     probability = torch.rand(1, 30, 30, generator=torch.Generator().manual_seed(0))
     sample = SegDataSample(metainfo=dict(img_path=''))
-    data = dict(seg_logits=probability, pred_sem_seg=(probability > 0.3).long())
+    data = dict(seg_logits=probability, pred_sem_seg=(probability > 0.3).float())  # as mmseg's
     data['gt_sem_seg'] = (probability > 0.5).long()
     sample.set_data({name: PixelData(data=value) for name, value in data.items()})
     collector.add([sample])
@@ -99,3 +101,14 @@ def test_one_class_with_a_threshold(tmp_path):
     found = collector.finish()
     assert found.per_class['pixel AP'] == pytest.approx(100, abs=1)
     assert found.confusion[1].tolist() == [0, int((probability > 0.5).sum())]
+
+
+def test_one_unit_on_the_page(evaluate_label_maps, tmp_path):
+    _, report, _ = evaluate_label_maps(50, num_pictures=1)
+    page = (tmp_path / 'run/report.html').read_text()
+    assert page.count('In percent.') == 2
+    assert re.search(r'mIoU of the image \d+\.\d %', page)
+    assert 'share of the truth, %' in page
+    # More classes than the matrix can name: the table of confusions has its numbers too.
+    assert re.search(r'>\d+ class ', page)
+    assert 'in run' in report['about'][1]

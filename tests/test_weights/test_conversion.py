@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmlab_inline import InLinePVT, InLineSwin
-from mmlab_inline.utils import CheckpointError, UserError
+from mmlab_inline.utils import CheckpointError, UserError, safe_load
 from mmlab_inline.weights.conversion import convert, convert_file
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +52,12 @@ LAYOUTS = {
     'distributed': lambda m: {f'module.{k}': v for k, v in classifier(m).items()},
     'detector': lambda m: {'meta': {'epoch': 1}, 'state_dict': detector(m), 'optimizer': {}},
     'own': lambda m: {'state_dict': body(m)},
+    'averaged': lambda m: {
+        'model': {k: v + 1 for k, v in classifier(m).items()},
+        'model_ema': classifier(m),
+    },
+    'compiled': lambda m: {f'_orig_mod.{k}': v for k, v in classifier(m).items()},
+    'lightning': lambda m: {'state_dict': {f'model.{k}': v for k, v in detector(m).items()}},
 }
 
 
@@ -59,10 +65,20 @@ LAYOUTS = {
 @both
 def test_every_tensor_arrives(layout, source):
     conversion = convert(LAYOUTS[layout](source))
-    expected = source.state_dict() if layout == 'detector' else body(source)
+    whole = layout in ('detector', 'lightning')
+    expected = source.state_dict() if whole else body(source)
     assert set(conversion.weights) == set(expected)
     assert all(torch.equal(conversion.weights[name], expected[name]) for name in expected)
     assert set(conversion.missing) == set(source.state_dict()) - set(expected)
+
+
+@both
+def test_says_which_weights_were_taken(cls, source, monkeypatch):
+    said = []
+    monkeypatch.setattr(safe_load, 'print_log', lambda text, logger: said.append(text))
+    conversion = convert(LAYOUTS['averaged'](source))
+    assert len(said) == 1 and 'averaged (EMA) weights' in said[0] and 'model_ema' in said[0]
+    assert 'model' in conversion.left_over
 
 
 @both
@@ -231,7 +247,8 @@ def test_converted_files_through_init_cfg(layout, suffix, prefix, cls, source, t
         init_cfg = dict(type='Pretrained', **file)
         model = MODELS.build(dict(type=type_name, **settings, init_cfg=init_cfg))
         model.init_weights()
-        expected = source.state_dict() if layout == 'detector' else body(source)
+        whole = layout in ('detector', 'lightning')
+        expected = source.state_dict() if whole else body(source)
         assert all(torch.equal(model.state_dict()[name], expected[name]) for name in expected)
         image = torch.randn(1, 3, 40, 70)
         if layout == 'detector':

@@ -8,6 +8,7 @@ default_hooks = dict(
     checkpoint=dict(type='mmlab_inline.AtomicCheckpointHook'),
     termination=dict(type='mmlab_inline.TerminationHook'),
     non_finite_loss=dict(type='mmlab_inline.NonFiniteLossHook', on_non_finite='stop'),
+    progress=dict(type='mmlab_inline.ProgressHook'),
     curves=dict(type='mmlab_inline.CurvesHook'),
     report=dict(type='mmlab_inline.ReportHook'),
 )

@@ -15,6 +15,7 @@ default_hooks = dict(
     ),
     termination=dict(type='mmlab_inline.TerminationHook'),
     non_finite_loss=dict(type='mmlab_inline.NonFiniteLossHook', on_non_finite='stop'),
+    progress=dict(type='mmlab_inline.ProgressHook'),
     curves=dict(type='mmlab_inline.CurvesHook'),
     report=dict(type='mmlab_inline.ReportHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),

@@ -1,0 +1,28 @@
+"""What stands around a run: its folder, what a person sees of it, the metrics it goes by."""
+
+from .loaders import without_contradictions
+from .metrics import check_metric_names, metric_names, prepare_metrics
+from .screen import ProgressHook, import_quietly, silenced, tidy_screen
+from .work_dir import (
+    INTERRUPTED,
+    LAST_CHECKPOINT,
+    iterations_done,
+    work_dir_of_test,
+    work_dir_of_training,
+)
+
+__all__ = [
+    'INTERRUPTED',
+    'LAST_CHECKPOINT',
+    'ProgressHook',
+    'check_metric_names',
+    'import_quietly',
+    'iterations_done',
+    'metric_names',
+    'prepare_metrics',
+    'silenced',
+    'tidy_screen',
+    'without_contradictions',
+    'work_dir_of_test',
+    'work_dir_of_training',
+]
