@@ -14,10 +14,10 @@ from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 
 from ..layers import Block
 from ..registry import RUNNERS, STRATEGIES
+from ..runs.seeding import prefer_deterministic_algorithms
 from ..utils import UserError, written_atomically
 from .atomic_backend import told_how_to_go_on
 from .model import errors_of_build
-from .seeding import prefer_deterministic_algorithms
 
 
 @STRATEGIES.register_module()

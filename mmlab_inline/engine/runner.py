@@ -26,10 +26,10 @@ from ..runs import (
     tidy_screen,
     without_contradictions,
 )
+from ..runs.seeding import prefer_deterministic_algorithms
 from ..utils import UserError, did_you_mean, one_line
 from .allocator import return_freed_memory
 from .model import errors_of_build
-from .seeding import prefer_deterministic_algorithms
 
 _NO_IMAGE = 'no image is left, folder, suffix, class names or filter_cfg do not fit'
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..registry import LOOPS
-from .seeding import NumberedBatches, seed_everything
+from ..runs.seeding import NumberedBatches, seed_everything
 
 
 class _ResumableLoop:

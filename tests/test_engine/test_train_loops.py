@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmlab_inline.engine import find_checkpoint
-from mmlab_inline.engine.seeding import seed_everything
+from mmlab_inline.runs.seeding import seed_everything
 
 
 def stop_at(iteration):
