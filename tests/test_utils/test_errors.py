@@ -38,3 +38,10 @@ def test_library_that_does_not_import(monkeypatch, capsys):
 def test_no_error():
     with exit_on_user_error():
         pass
+
+
+def test_interrupt_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop, exit_on_user_error():
+        raise KeyboardInterrupt
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == 'error: stopped by Ctrl-C\n'
