@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,40 @@ def test_resume_continues(trained, folder):
     assert f'after {last} iterations' in about[1]
     # Every start wrote its scalars into the one folder.
     assert len(list((work_dir / 'tensorboard').iterdir())) == (2 if HAS_TENSORBOARD else 0)
+
+
+def test_a_second_run_leaves_the_first_alone(trained, folder):
+    task, _ = trained
+    work_dir = folder / 'work_dirs' / task
+    before = {path: path.stat().st_mtime_ns for path in work_dir.rglob('*')}
+    printed = run(
+        ROOT / 'tools/train.py', DEMO[task], '--work-dir', f'work_dirs/{task}', cwd=folder, code=2
+    )
+    assert f'error: work_dirs/{task} holds a run already: --resume' in printed
+    assert {path: path.stat().st_mtime_ns for path in work_dir.rglob('*')} == before
+
+
+def test_interrupt_in_a_terminal_saves_the_state(folder):
+    command = [ROOT / 'tools/train.py', DEMO['mmseg'], '--work-dir', 'work_dirs/stopped']
+    with subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        cwd=folder,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if 'Iter(train)' in line and 'Ctrl-C' not in ''.join(lines):
+                process.send_signal(signal.SIGINT)
+    printed = ''.join(lines)
+    assert process.returncode == 130, printed
+    assert 'Traceback' not in printed
+    assert len(lines) < 30  # no dumps
+    assert (folder / 'work_dirs/stopped/interrupted.pth').is_file()
+    assert f'continue with python {command[0]}' in lines[-1] and '--resume' in lines[-1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='bfloat16 on the CPU is for no GPU')

@@ -24,3 +24,10 @@ def test_other_errors_pass():
 def test_no_error():
     with exit_on_user_error():
         pass
+
+
+def test_interrupt_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop, exit_on_user_error():
+        raise KeyboardInterrupt
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == 'error: stopped by Ctrl-C\n'
