@@ -201,11 +201,13 @@ class QKVMixer(TokenMixer):
         num_heads: Number of heads; divides ``dim``.
         qkv: ``'separate'`` projections ``q`` and ``kv`` (as in PVT) or ``'joint'``, one ``qkv``
             (as in Swin).
-        inner: Channels of queries, keys and values together with all heads; None: C.
         grid: As in :class:`TokenMixer`, like the other two.
         window_size: See there.
         shift: See there.
     """
+
+    reduction = 1
+    """C over the channels of queries, keys and values."""
 
     def __init__(
         self,
@@ -213,13 +215,12 @@ class QKVMixer(TokenMixer):
         num_heads: int,
         qkv: str = 'separate',
         *,
-        inner: int | None = None,
         grid: tuple[int, int] | None = None,
         window_size: int | None = None,
         shift: bool = False,
     ) -> None:
         super().__init__(dim, num_heads, grid=grid, window_size=window_size, shift=shift)
-        inner = dim if inner is None else inner
+        inner = dim // self.reduction
         if one_of('qkv', qkv, ('separate', 'joint')) == 'joint':
             self.qkv = nn.Linear(dim, 3 * inner)
         else:
@@ -228,7 +229,7 @@ class QKVMixer(TokenMixer):
         self.proj = nn.Linear(inner, dim)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of tokens (B, N, C), each (B, N, inner)."""
+        """Queries, keys and values of tokens (B, N, C), each (B, N, C / reduction)."""
         if hasattr(self, 'qkv'):
             return self.qkv(x).chunk(3, 2)
         return self.q(x), *self.kv(x).chunk(2, 2)

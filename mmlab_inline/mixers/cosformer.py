@@ -28,16 +28,6 @@ class CosformerAttention(QKVMixer):
     paper = 'cosFormer, ICLR 2022'
     looks_like = ('spatial_reduction',)
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        qkv: str = 'separate',
-        window_size: int | None = None,
-        shift: bool = False,
-    ) -> None:
-        super().__init__(dim, num_heads, qkv, window_size=window_size, shift=shift)
-
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
         waves = half_waves(x.shape[1], x)

@@ -45,8 +45,8 @@ class VicinityAttention(QKVMixer):
         parts = num_heads * reduction
         if dim % parts:
             raise ValueError(f'num_heads * reduction = {parts} does not divide dim={dim}')
-        inner = dim // reduction
-        super().__init__(dim, num_heads, qkv, inner=inner, window_size=window_size, shift=shift)
+        self.reduction = reduction  # the projections are as wide
+        super().__init__(dim, num_heads, qkv, window_size=window_size, shift=shift)
         self.se_fc = nn.Sequential(
             nn.Linear(dim, dim, bias=False), nn.ReLU(), nn.Linear(dim, dim, bias=False)
         )
