@@ -60,15 +60,18 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
 def without_common_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict without a prefix that all its names share, such as Lightning's ``model.``.
 
-    No backbone, and nothing that has one, keeps all its tensors in one part; weights of a backbone
-    that are saved below ``backbone.`` stay so.
+    A part with numbered parts, such as the ``layers`` in which mmdet's PVT has everything, is no
+    prefix; weights of a backbone that are saved below ``backbone.`` stay so.
     """
     state_dict = dict(state_dict)
     while len(parts := {name.partition('.')[0] for name in state_dict}) == 1:
         (part,) = parts
         if part == 'backbone' or part in state_dict:
             break
-        state_dict = below(part, state_dict)
+        inner = below(part, state_dict)
+        if all(name.partition('.')[0].isdecimal() for name in inner):
+            break
+        state_dict = inner
     return state_dict
 
 

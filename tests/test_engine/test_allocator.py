@@ -94,5 +94,5 @@ def test_freed_memory_is_reused_unless_the_environment_decides():
 @pytest.mark.parametrize('what', ['dataset', 'metric'])
 def test_what_reading_annotations_took_is_given_back(what):
     meanwhile, afterwards = run(BUILD.replace('WHAT', what))
-    assert meanwhile > 190
+    assert meanwhile > 150  # some of the 200 may be memory that was free before
     assert afterwards < 60

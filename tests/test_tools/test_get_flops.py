@@ -140,7 +140,7 @@ def test_a_process_prints_json_alone_and_allocates_no_weights():
     ('arguments', 'message'),
     [
         (['absent.py'], 'config absent.py does not exist'),
-        ([DETECTOR.replace('demo_shapes', 'demo_shape')], "did you mean 'mask-rcnn_inline-pvt-"),
+        ([DETECTOR.replace('demo_shapes', 'demo_shape')], "mask-rcnn_inline-pvt-demo_shapes.py'?"),
         ([], 'config'),
         ([DETECTOR, '--shape', '0', '10'], '--shape'),
         ([DETECTOR, '--shape', '800'], '--shape'),
