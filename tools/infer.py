@@ -9,6 +9,8 @@ second and leaves a picture of each image in DIR/pictures, with --json also the 
 import argparse
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -125,12 +127,7 @@ def main() -> None:
             seconds = time.perf_counter() - start
             speed = f'{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)'
             print(speed, *said, sep='; ')
-            if left_out:
-                some = ', '.join(path.name for path in left_out[:5])
-                more = f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''
-                print(f'{len(left_out)} files are no images or videos: {some}{more}')
-            for name, reason in failures.items():
-                print(f'error: {name} {reason}', file=sys.stderr)
+            print_what_is_missing(left_out, failures)
             if not whole:
                 print(
                     f'error: stopped after {count} of {total} images; the results are of these '
@@ -138,6 +135,16 @@ def main() -> None:
                     file=sys.stderr,
                 )
     sys.exit(INTERRUPTED if not whole else int(bool(failures)))
+
+
+def print_what_is_missing(left_out: Sequence[Path], failures: Mapping[str, str]) -> None:
+    """Files that are no images, and images without a result."""
+    if left_out:
+        some = ', '.join(path.name for path in left_out[:5])
+        more = f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''
+        print(f'{len(left_out)} files are no images or videos: {some}{more}')
+    for name, reason in failures.items():
+        print(f'error: {name} {reason}', file=sys.stderr)
 
 
 if __name__ == '__main__':

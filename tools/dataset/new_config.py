@@ -72,6 +72,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--new-split', action='store_true', help='split anew what is split')
     parser.add_argument('--seed', type=int, default=0, help='of the split (default: 0)')
+    add_training_arguments(parser)
+    return parser.parse_args()
+
+
+def add_training_arguments(parser: ArgumentParser) -> None:
+    """What the config says of model and training, beyond what the data decide."""
     parser.add_argument(
         '--base', metavar='CONFIG', help='published config to build on, by name, or a file'
     )
@@ -105,7 +111,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--from-scratch', action='store_true', help='random weights instead of pretrained ones'
     )
-    return parser.parse_args()
 
 
 def share(text: str) -> float:
