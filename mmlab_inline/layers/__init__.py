@@ -7,6 +7,7 @@ from .local_residual import LocalKernels
 from .mlp import Mlp
 from .patches import PatchEmbed, PatchMerging
 from .plain import is_plain
+from .token_conv import convolve_tokens
 
 __all__ = [
     'Block',
@@ -15,6 +16,7 @@ __all__ = [
     'Mlp',
     'PatchEmbed',
     'PatchMerging',
+    'convolve_tokens',
     'init_linear_and_norm',
     'is_plain',
     'trunc_normal_',

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..layers import trunc_normal_
+from ..layers import convolve_tokens, trunc_normal_
 from ..ops import merge_heads, pool_map, resize_map, softmax_attention, split_heads
 from ..utils import check_whole, whole_pair
 from .base import QKVMixer, Site, token_mixer
@@ -87,8 +87,7 @@ class AgentAttention(QKVMixer):
         gather, read = (bias.to(q.dtype) for bias in self._biases(hw_shape))
         gathered = softmax_attention(agents, k, split_heads(v, self.num_heads), gather)
         out = merge_heads(softmax_attention(q, agents, gathered, read))
-        image = v.unflatten(1, hw_shape).permute(0, 3, 1, 2)
-        return self.proj(out + self.dwc(image).flatten(2).transpose(1, 2))
+        return self.proj(out + convolve_tokens(self.dwc, v, hw_shape))
 
     def _biases(self, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Of agents over tokens (1, heads, n, N), and of tokens over agents (1, heads, N, n)."""

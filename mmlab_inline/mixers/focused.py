@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..layers import convolve_tokens
 from ..ops import merge_heads, normalised_attention, resize_pos_embed, split_heads
 from ..utils import check_positive, check_whole
 from .base import QKVMixer, token_mixer
@@ -67,8 +68,8 @@ class FocusedAttention(QKVMixer):
 
     def _convolve(self, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Every head of the values (B, heads, N, head_dim) as an image, with the same kernels."""
-        out = self.dwc(v.flatten(0, 1).unflatten(1, hw_shape).permute(0, 3, 1, 2))
-        return out.flatten(2).transpose(1, 2).unflatten(0, v.shape[:2])
+        heads = convolve_tokens(self.dwc, v.flatten(0, 1), hw_shape)
+        return heads.unflatten(0, v.shape[:2])
 
     def focus(self, x: Tensor) -> Tensor:
         """Features (B, N, C) whose directions are sharpened and whose lengths stay.

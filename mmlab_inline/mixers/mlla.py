@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import POSITIVE_KERNELS, merge_heads, split_heads
+from ..layers import convolve_tokens
+from ..ops import EPSILON, POSITIVE_KERNELS, merge_heads, split_heads
 from .base import TokenMixer, token_mixer
-
-_EPSILON = 1e-6
 
 
 @token_mixer('mlla')
@@ -45,7 +44,7 @@ class MLLAAttention(TokenMixer):
         )
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        v = F.silu(_convolve(self.dwc, self.in_proj(x), hw_shape))
+        v = F.silu(convolve_tokens(self.dwc, self.in_proj(x), hw_shape))
         elu = POSITIVE_KERNELS['elu']
         accurate = torch.promote_types(x.dtype, torch.float32)
         q, k = (elu(t.to(accurate)) for t in self.attn.qk(v).chunk(2, 2))
@@ -53,11 +52,11 @@ class MLLAAttention(TokenMixer):
             split_heads(t, self.num_heads) for t in rotate(torch.stack([q, k]), hw_shape)
         )
         q, k, values = (split_heads(t, self.num_heads) for t in (q, k, v))
-        norm = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True) + _EPSILON
+        norm = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True) + EPSILON
         scale = x.shape[1] ** -0.5  # of keys and values: together 1 / N
         context = (scale * k_turned).to(v.dtype).transpose(-2, -1) @ (scale * values)
         out = merge_heads((q_turned / norm).to(v.dtype) @ context)
-        out = out + _convolve(self.attn.lepe, v, hw_shape)
+        out = out + convolve_tokens(self.attn.lepe, v, hw_shape)
         return self.out_proj(out * F.silu(self.act_proj(x)))
 
     @classmethod
@@ -86,8 +85,3 @@ def rotate(x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
     return turned.flatten(-2)
-
-
-def _convolve(layer: nn.Conv2d, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-    """Tokens (B, N, C) as a channels-last image."""
-    return layer(x.unflatten(1, hw_shape).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)

@@ -16,6 +16,7 @@ from .inline_attention import (
 )
 from .inline_attention_fused import inline_attention_fused, triton_is_available
 from .linear_attention import (
+    EPSILON,
     POSITIVE_KERNELS,
     kernel_attention,
     normalised_attention,
@@ -38,6 +39,7 @@ from .windows import (
 )
 
 __all__ = [
+    'EPSILON',
     'KERNELS',
     'POSITIVE_KERNELS',
     'InLineWeights',
