@@ -1,8 +1,6 @@
 """Checkpoints as others save them into backbone weights, and from there into backbones."""
 
 import copy
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from mmlab_inline import InLinePVT, InLineSwin
 from mmlab_inline.utils import CheckpointError, UserError, safe_load
 from mmlab_inline.weights.conversion import convert, convert_file
 
-ROOT = Path(__file__).parents[2]
+TOOL = 'tools/convert_checkpoint.py'
 both = pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
 MIXED = ('inline', ('inline', 'softmax'), 'inline', 'softmax')
 
@@ -280,23 +278,6 @@ def test_a_slice_is_saved_without_the_rest(build_narrow, tmp_path):
     assert (tmp_path / 'b.pth').stat().st_size < 4 * parameters + 100_000
 
 
-def run_tool(monkeypatch, capsys, *arguments):
-    """Exit status, what it printed, and its line of error."""
-    monkeypatch.setattr(sys, 'argv', ['convert_checkpoint.py', *map(str, arguments)])
-    status = 0
-    try:
-        runpy.run_path(str(ROOT / 'tools/convert_checkpoint.py'), run_name='__main__')
-    except SystemExit as stop:
-        status = stop.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    return lambda *arguments: run_tool(monkeypatch, capsys, *arguments)
-
-
 def test_tool_prints_what_came_of_it(tool, build_narrow, tmp_path):
     source = saved(LAYOUTS['released'](build_narrow(InLineSwin)), tmp_path / 'source.pth')
     status, out, _ = tool(source, tmp_path / 'new/target.pth')
@@ -368,24 +349,20 @@ def test_a_full_disk_leaves_what_was_there(suffix, build_narrow, full_disk, tmp_
 
 
 @both
-def test_an_attention_that_weights_do_not_tell(cls, build_narrow, tmp_path, monkeypatch, capsys):
+def test_an_attention_that_weights_do_not_tell(cls, build_narrow, tmp_path, tool):
     model = build_narrow(cls, attention=('linear', 'inline', 'inline', 'inline'))
     source, target = tmp_path / 'source.pth', tmp_path / 'target.pth'
     torch.save(dict(state_dict=model.state_dict()), source)
-    tool = str(ROOT / 'tools/convert_checkpoint.py')
-
-    def convert_with(*options):
-        monkeypatch.setattr(sys, 'argv', [tool, str(source), str(target), *options])
-        runpy.run_path(tool, run_name='__main__')
-
-    with pytest.raises(SystemExit):
-        convert_with()
-    assert 'do not tell which attention they are of' in capsys.readouterr().err
+    status, _, error = tool(source, target)
+    assert status == 2
+    assert 'do not tell which attention they are of' in error
     for wrong, message in (('lineer', "did you mean 'linear'"), ('[', 'no Python literal')):
-        with pytest.raises(SystemExit):
-            convert_with('--attention', wrong)
-        assert message in capsys.readouterr().err
+        status, _, error = tool(source, target, '--attention', wrong)
+        assert status == 2
+        assert message in error
     assert not target.exists()
-    convert_with('--attention', "['linear', 'inline', 'inline', 'inline']")
-    assert "'attention': ['linear', 'inline', 'inline', 'inline']" in capsys.readouterr().out
+    attention = "['linear', 'inline', 'inline', 'inline']"
+    status, printed, _ = tool(source, target, '--attention', attention)
+    assert status == 0
+    assert f"'attention': {attention}" in printed
     assert torch.load(target)['state_dict'].keys() == model.state_dict().keys()

@@ -2,8 +2,6 @@
 
 import json
 import os
-import runpy
-import sys
 import threading
 from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,7 +17,7 @@ from mmlab_inline.weights import download as module
 from mmlab_inline.weights.download import download
 from mmlab_inline.weights.released import RELEASED_WEIGHTS, fetch_weights, sha256
 
-ROOT = Path(__file__).parents[2]
+TOOL = 'tools/download_weights.py'
 CONTENT = os.urandom(1_000_003)
 
 
@@ -255,22 +253,6 @@ def released(server, weights, tmp_path):
     torch.save({'model': {**weights, **head}, 'epoch': 299}, tmp_path / 'released')
     server.content = (tmp_path / 'released').read_bytes()
     return server
-
-
-def run_tool(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, 'argv', ['download_weights.py', *map(str, arguments)])
-    status = 0
-    try:
-        runpy.run_path(str(ROOT / 'tools/download_weights.py'), run_name='__main__')
-    except SystemExit as stop:
-        status = stop.code
-    captured = capsys.readouterr()
-    return status, captured.out, captured.err
-
-
-@pytest.fixture
-def tool(monkeypatch, capsys):
-    return lambda *arguments: run_tool(monkeypatch, capsys, *arguments)
 
 
 def test_tool_from_the_page_into_the_backbone(
