@@ -21,7 +21,7 @@ JOBS := 2
 pytest = -m pytest tests --numprocesses $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-openmmlab lint format docs
+.PHONY: help setup demo test test-all test-openmmlab test-gpu lint format docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ test-all: ## Run the tests, the long ones too
 test-openmmlab: ## Run the tests with upstream's mm libraries, in an environment of their own
 	@$(make_environment) --family openmmlab
 	@.venv-openmmlab/bin/python $(pytest)
+
+test-gpu: ## Check and measure on a GPU: at most 9 min; ARGS='--device cpu' rehearses
+	@$(environment)
+	@$(PYTHON) tests/test_gpu $(ARGS)
 
 lint: ## Check style and format
 	@$(environment)

@@ -49,6 +49,7 @@ NEEDED = {
     'demo': (*LIBRARIES, 'mmlab_inline'),
     'test': (*LIBRARIES, 'mmlab_inline', *TESTS),
     'test-all': (*LIBRARIES, 'mmlab_inline', *TESTS),
+    'test-gpu': (*LIBRARIES, *TESTS),
     'lint': ('ruff',),
     'docs': DOCS,
 }

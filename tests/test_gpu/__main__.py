@@ -1,0 +1,100 @@
+"""What has to be seen on a GPU: `make test-gpu`.
+
+    python tests/test_gpu [--device cpu] [--seconds 510] [--jobs 6]
+
+Runs the checks of this folder, the risky ones first and several at a time, then takes the figures
+one at a time, and prints them as tables for docs/performance.md. It stops after the seconds given
+with what it has. `--device cpu` rehearses everything with small sizes on a machine without a GPU.
+Status: 0 all passed, 1 something failed, 2 nothing ran.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+OUT = Path('work_dirs/test_gpu')
+ON_CARD = (
+    'tests/test_gpu/test_kernels.py',
+    'tests/test_ops/test_triton_kernels.py',
+    'tests/test_mmcv_ops/test_ops.py',
+    'tests/test_gpu',
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
+    parser.add_argument('--seconds', type=float, default=510, help='default: %(default)s')
+    parser.add_argument('--jobs', default='6', help='checks at a time (default: %(default)s)')
+    parser.add_argument('-k', dest='keyword', default='', help="as pytest's")
+    options = parser.parse_args()
+    deadline = time.time() + options.seconds
+    sys.path.insert(0, str(ROOT))
+    import torch
+
+    if options.device == 'cuda' and not torch.cuda.is_available():
+        print('test-gpu: torch sees no GPU here; --device cpu rehearses', file=sys.stderr)
+        return 2
+    OUT.mkdir(parents=True, exist_ok=True)
+    rows = (OUT / 'rows.jsonl').absolute()
+    rows.write_text('')
+    environment = {
+        **os.environ,
+        'MMLAB_INLINE_TEST_GPU': options.device,
+        'MMLAB_INLINE_TEST_GPU_ROWS': str(rows),
+        'MMLAB_INLINE_TEST_GPU_DEADLINE': str(deadline),
+        'PYTHONPATH': os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))),
+    }
+    codes = []
+    for marker, jobs in (('not figures and not long', options.jobs), ('figures', '0')):
+        command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *ON_CARD]
+        command += ['-m', marker, '-n', jobs, '-k', options.keyword, '--durations', '8', '-rfE']
+        codes.append(run(command, environment, deadline))
+    print(machine(torch, options.device))
+    print_tables([json.loads(line) for line in rows.read_text().splitlines()])
+    # 5: a keyword chose none of a part.
+    return int(any(code not in (0, 5) for code in codes))
+
+
+def run(command: list[str], environment: dict[str, str], deadline: float) -> int:
+    """Run pytest until the deadline; its status, 124 where it was stopped."""
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
+    try:
+        return process.wait(max(deadline - time.time(), 0.1))
+    except subprocess.TimeoutExpired:
+        print('\ntest-gpu: stopped, the time is over; what follows is what there is', flush=True)
+        return 124
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def machine(torch: object, device: str) -> str:
+    name = torch.cuda.get_device_name() if device == 'cuda' else 'CPU (a rehearsal)'
+    return f'\n{name}, PyTorch {torch.__version__}, {time.strftime("%Y-%m-%d", time.gmtime())}'
+
+
+def print_tables(rows: list[dict[str, object]]) -> None:
+    """Markdown, a table for each title; columns in the order of their first use."""
+    for title, group in itertools.groupby(
+        sorted(rows, key=lambda row: row['table']), lambda row: row['table']
+    ):
+        lines = [row['cells'] for row in group]
+        columns = list(dict.fromkeys(name for cells in lines for name in cells))
+        print(f'\n### {title}\n\n| {" | ".join(columns)} |')
+        print('|' + '---|' * len(columns))
+        for cells in lines:
+            print(f'| {" | ".join(str(cells.get(name, "")) for name in columns)} |')
+
+
+if __name__ == '__main__':
+    sys.exit(main())
