@@ -8,10 +8,11 @@ FORMS = {
     'fast': 'inline_attention_fast in every block',
     'auto': 'what the package does by itself',
     'compile': 'the same through torch.compile',
+    'graph': 'the same as one CUDA graph, whose kernels are launched at once',
     'softmax': 'softmax attention in every block: another network, PVT or Swin',
     'floor': 'every token mixer reduced to its value and output projections',
 }
-DEFAULT_FORMS = tuple(form for form in FORMS if form != 'compile')
+DEFAULT_FORMS = tuple(form for form in FORMS if form not in ('compile', 'graph'))
 # Class and arch.
 BACKBONES = {
     **{f'inline-pvt-{arch}': ('InLinePVT', arch) for arch in 'tsml'},

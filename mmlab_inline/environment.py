@@ -49,8 +49,6 @@ PROBED = ('numpy', 'torch', 'torchvision', 'triton', 'timm', 'cv2')
 PROBED += ('mmengine', 'mmcv', 'mmcv.ops', 'mmdet', 'mmseg', 'mmlab_inline')
 OPTIONAL = ('triton',)
 
-HIDDEN_OPS = 'mmcv is compiled for the CPU only, which hides the ops that run on the GPU'
-
 VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'CUDA_HOME')
 VARIABLES += ('TRITON_INTERPRET', 'PYTHONPATH')
 OWN_VARIABLES = 'MMLAB_INLINE_'
@@ -152,6 +150,21 @@ def both_families(names: Iterable[str], python: str) -> str | None:
         f'both families of mm libraries are installed ({both}), each over the other; '
         f"{python} -m pip uninstall -y {both} && {python} -m pip install -e '.[onedl]'"
     )
+
+
+def ops_without_cuda(compiled: str) -> str:
+    """Returns what to do where a GPU is visible and mmcv's ops are for the CPU only.
+
+    Args:
+        compiled: Their file, or '' where torchvision serves them.
+    """
+    if compiled:
+        return (
+            'mmcv is compiled for the CPU only, which hides the ops that run on the GPU; '
+            f'rm {shlex.quote(compiled)}'
+        )
+    pip = f'{shlex.quote(sys.executable)} -m pip install'
+    return f'torch has CUDA, torchvision has not; {MATCHING.format(pip=pip)}'
 
 
 def mmcv_remedy(python: str, family: str) -> str:
@@ -285,7 +298,6 @@ def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator
         installed: What :func:`installed_distributions` found.
     """
     python = shlex.quote(sys.executable)
-    pip = f'{python} -m pip install'
     both = both_families(installed, python)
     if both:
         yield both
@@ -297,10 +309,7 @@ def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator
         )
     ops = facts.get('mmcv.ops', {})
     if facts.get('torch', {}).get('gpus') and ops.get('cuda') == 'not available':
-        if ops['compiled']:
-            yield f'{HIDDEN_OPS}; rm {shlex.quote(ops["compiled"])}'
-        else:
-            yield f'torch has CUDA, torchvision has not; {MATCHING.format(pip=pip)}'
+        yield ops_without_cuda(ops['compiled'])
     seen = set()
     for name, found in facts.items():
         error = found.get('error')

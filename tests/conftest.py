@@ -18,6 +18,11 @@ from mmlab_inline.ops import dispatch
 
 DATA = Path(__file__).parent / 'data'
 
+# Tests are of the CPU, also on a machine with a GPU; nothing has asked for one yet. `make test-gpu`
+# is of the card.
+if os.environ.get('MMLAB_INLINE_TEST_GPU') != '1':
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
 
 @pytest.fixture(scope='session', autouse=True)
 def one_thread() -> None:

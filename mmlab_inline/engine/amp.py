@@ -29,6 +29,8 @@ class CPUAmpOptimWrapper(OptimWrapper):
 def enable_amp(cfg: Config) -> str:
     """Turn on mixed precision: loss-scaled float16 on a GPU, else bfloat16 on the CPU.
 
+    On a GPU ``dtype`` and ``loss_scale`` of the config's ``optim_wrapper`` hold.
+
     Returns:
         A line that says which.
 
@@ -37,8 +39,10 @@ def enable_amp(cfg: Config) -> str:
     """
     if torch.cuda.is_available():
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-        return 'mixed precision: float16 autocast with dynamic loss scaling on the GPU'
+        scale = cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        scaling = 'dynamic loss scaling' if scale == 'dynamic' else f'loss_scale={scale}'
+        dtype = str(cfg.optim_wrapper.get('dtype') or 'float16').removeprefix('torch.')
+        return f'mixed precision: {dtype} autocast with {scaling} on the GPU'
     if cfg.get('default_scope') == 'mmdet':
         raise UserError(
             '--amp: no GPU, and mmcv has no bfloat16 NMS and RoIAlign for the CPU; '

@@ -1,7 +1,6 @@
 """The model of a config or of a run, and its weights."""
 
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .. import backbones
-from ..environment import HIDDEN_OPS
+from ..environment import ops_without_cuda
 from ..utils import UserError, compare_state_dict, of_another_model, one_line, read_weights
 from .config import drop_pretrained
 
@@ -92,20 +91,20 @@ def errors_of_build(what: str = 'the model') -> Iterator[None]:
         raise UserError(
             f'{what} does not build: {one_line(error)} (MMLAB_INLINE_TRACEBACK=1 shows where)'
         ) from error
-    _say_hidden_ops()
+    _say_ops_without_cuda()
 
 
 @cache  # once
-def _say_hidden_ops() -> None:
+def _say_ops_without_cuda() -> None:
     ops = sys.modules.get('mmcv._ext')  # mmdet imports it, and only detectors need it
     if (
         ops is not None
         and torch.cuda.is_available()
-        and not ops.__file__.endswith('.py')
         and ops.get_compiling_cuda_version() == 'not available'
         and os.environ.get('RANK', '0') == '0'
     ):
-        print(f'{HIDDEN_OPS}; rm {shlex.quote(ops.__file__)}', file=sys.stderr)
+        compiled = '' if ops.__file__.endswith('.py') else ops.__file__
+        print(ops_without_cuda(compiled), file=sys.stderr)
 
 
 def image_channels(model: Mapping) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from mmengine.dist import all_reduce, barrier
+from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -17,7 +17,7 @@ from ..registry import HOOKS
 from ..utils import UserError, one_of
 from .checkpoint_hook import save_interrupted
 from .model import unwrapped_model
-from .termination_hook import any_process
+from .termination_hook import TerminationHook, any_process
 
 
 @HOOKS.register_module()
@@ -30,7 +30,8 @@ class NonFiniteLossHook(Hook):
     saved as ``interrupted.pth``; or the step is skipped with a warning that says the same.
 
     Costs no wait for the GPU beside that of the logger: the loss terms come to the CPU all at once
-    here, once per iteration, instead of one by one after the step.
+    here, once per iteration, instead of one by one after the step. With them come the signals of
+    :class:`.TerminationHook`, so that several processes talk once per iteration.
 
     Args:
         on_non_finite: ``'stop'`` or ``'skip'``.
@@ -45,24 +46,36 @@ class NonFiniteLossHook(Hook):
         wrapper = runner.optim_wrapper
         model.parse_losses = partial(self._parse_losses, model.parse_losses)
         wrapper.update_params = partial(self._update_params, runner, wrapper, wrapper.update_params)
+        terminations = (hook for hook in runner.hooks if isinstance(hook, TerminationHook))
+        self._termination = next(terminations, None)
         # The forward pass puts its values into the running statistics: they need a way back.
-        norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-        self._statistics = [buffer for norm in norms for buffer in norm.buffers()]
-        self._before = [buffer.clone() for buffer in self._statistics]
+        # By dtype, as a copy of many tensors is one of a GPU's kernels then.
+        statistics: dict[torch.dtype, list[Tensor]] = {}
+        for norm in model.modules():
+            if isinstance(norm, _BatchNorm):
+                for buffer in norm.buffers():
+                    statistics.setdefault(buffer.dtype, []).append(buffer)
+        self._statistics = list(statistics.values())
+        self._before = [[buffer.clone() for buffer in group] for group in self._statistics]
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict) -> None:
         """Keep what is needed where the loss will not be finite."""
         self._samples = data_batch.get('data_samples') or []
-        for before, buffer in zip(self._before, self._statistics, strict=True):
-            before.copy_(buffer)
+        for before, group in zip(self._before, self._statistics, strict=True):
+            torch._foreach_copy_(before, group)
 
     def _parse_losses(self, parse: Callable, losses: dict) -> tuple[Tensor, dict[str, float]]:
         """The model's own method, with loss terms as numbers."""
         loss, terms = parse(losses)
         is_finite = torch.isfinite(loss.detach()).double()
-        all_reduce(is_finite, 'min')
+        asked = self._termination.asked if self._termination else 0
+        # The least of the processes' answers: whether all are finite, and the largest signal.
+        answers = torch.stack([is_finite, is_finite.new_full((), -asked)])
+        all_reduce(answers, 'min')
         values = [torch.as_tensor(value).detach().double() for value in terms.values()]
-        *values, self._is_finite = torch.stack([*values, is_finite]).tolist()
+        *values, self._is_finite, asked = torch.stack([*values, *answers]).tolist()
+        if self._termination and get_world_size() > 1:
+            self._termination.agreed = -int(asked)
         self._terms = OrderedDict(zip(terms, values, strict=True))
         return loss, self._terms
 
@@ -73,8 +86,8 @@ class NonFiniteLossHook(Hook):
         if self._is_finite:
             update(loss, *args)
             return
-        for before, buffer in zip(self._before, self._statistics, strict=True):
-            buffer.copy_(before)
+        for before, group in zip(self._before, self._statistics, strict=True):
+            torch._foreach_copy_(group, before)
         message = self._describe(runner.iter + 1)
         if self.on_non_finite == 'stop':
             self._stop(runner, message)

@@ -6,10 +6,12 @@ from contextlib import contextmanager, nullcontext
 from functools import wraps
 from itertools import chain
 
+import torch
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import DATASETS, OPTIMIZERS, DefaultScope
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
@@ -70,13 +72,17 @@ class CheckedRunner(Runner):
         return logger
 
     def build_model(self, model: nn.Module | dict) -> nn.Module:
-        """Build the model.
+        """Build the model; its batches need not wait for what the GPU is still at.
 
         Raises:
             UserError: It does not build.
         """
         with errors_of_build():
-            return super().build_model(model)
+            model = super().build_model(model)
+        preprocessor = getattr(model, 'data_preprocessor', None)
+        if isinstance(preprocessor, BaseDataPreprocessor):
+            preprocessor._non_blocking = True  # not every one of mmseg and mmdet takes the keyword
+        return model
 
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
         """Build an evaluator, whose metrics may read annotations.
@@ -158,11 +164,14 @@ class CheckedRunner(Runner):
     ) -> DataLoader:
         """Build a dataloader, as mmengine does, on a checked dataset.
 
+        Where there is a GPU, its images lie in memory that is copied from in the background.
+
         Raises:
             UserError: It does not build, or its dataset has no image or not all of its classes.
         """
         if isinstance(dataloader, dict):
             dataloader = without_contradictions(dataloader)
+            dataloader.setdefault('pin_memory', torch.cuda.is_available())
             if isinstance(settings := dataloader.get('dataset'), dict):
                 dataloader['dataset'] = dict(type=_build_dataset, settings=settings)
         with errors_of_build('a dataloader'):

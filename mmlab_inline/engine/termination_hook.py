@@ -32,15 +32,23 @@ class TerminationHook(Hook):
     the process exits with status 143 (128 + 15), or 130 after Ctrl-C; a second Ctrl-C ends it at
     once, with nothing saved. During an evaluation the run ends after the
     current image, and the evaluation starts over when it is resumed. With several processes all of
-    them end at the same iteration as soon as one has got the signal.
+    them end at the same iteration, the first whose loss comes after one has got the signal.
 
-    Costs nothing in one process; among several, the largest of one number per iteration.
+    Costs nothing: several processes tell each other along with their losses, where
+    :class:`.NonFiniteLossHook` is there to ask. Otherwise it is one number more per iteration, for
+    which a GPU has to finish it.
+
+    Attributes:
+        asked: Number of the signal that this process has got, or 0.
+        agreed: The largest of the processes' ``asked`` where this iteration's losses have told;
+            else None.
     """
 
     priority = 'LOWEST'  # after everything that an iteration changes
 
     def __init__(self) -> None:
-        self._asked = 0  # number of the signal
+        self.asked = 0
+        self.agreed: int | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Catch the signals in this process, and let the loaders' processes outlive them."""
@@ -61,20 +69,21 @@ class TerminationHook(Hook):
 
     def after_train_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Stop between two training iterations."""
-        self._stop_if_asked(runner, runner.iter + 1)
+        agreed, self.agreed = self.agreed, None
+        self._stop_if_asked(runner, runner.iter + 1, agreed)
 
     def after_val_iter(self, runner: Runner, *args: object, **kwargs: object) -> None:
         """Stop inside an evaluation."""
         self._stop_if_asked(runner, runner.iter)
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
-        self._asked = signum
+        self.asked = signum
         if signum == signal.SIGINT:
             signal.signal(signum, signal.default_int_handler)
             print('Ctrl-C: the run ends after this step; once more ends it now', file=sys.stderr)
 
-    def _stop_if_asked(self, runner: Runner, iteration: int) -> None:
-        asked = largest_of_processes(self._asked)
+    def _stop_if_asked(self, runner: Runner, iteration: int, agreed: int | None = None) -> None:
+        asked = largest_of_processes(self.asked) if agreed is None else agreed
         if not asked:
             return
         path = save_interrupted(runner, iteration)

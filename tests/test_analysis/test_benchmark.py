@@ -1,6 +1,7 @@
 """The forms that are timed compute what they should, and memory is counted right."""
 
 import math
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -294,3 +295,55 @@ def test_config_passes(name):
 def test_row_without_samples():
     row = Row((1, 1), 'forward', 'auto', [])
     assert math.isnan(row.median)
+
+
+def test_graph_is_captured_after_warming_up(monkeypatch):
+    """The calls of torch.cuda, on a machine without a GPU."""
+    happened = []
+
+    class Graph:
+        def replay(self):
+            happened.append('replay')
+
+    class Stream:
+        def wait_stream(self, other):
+            happened.append('wait')
+
+    @contextmanager
+    def capture(graph):
+        assert isinstance(graph, Graph)
+        happened.append('capture')
+        yield
+        happened.append('captured')
+
+    def call():
+        happened.append('call')
+        return object()
+
+    for name, value in {
+        'CUDAGraph': Graph,
+        'Stream': Stream,
+        'current_stream': Stream,
+        'stream': lambda stream: nullcontext(),
+        'graph': capture,
+        'reset_peak_memory_stats': lambda: None,
+        'memory_allocated': lambda: 3,
+        'max_memory_allocated': lambda: 10,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    run, peak = Device('cuda').captured(call)
+    assert peak == 7
+    assert happened == ['wait', *['call'] * 3, 'wait', 'capture', 'call', 'captured']
+    happened.clear()
+    assert run() is run()
+    assert happened == ['replay'] * 2
+
+
+def test_graph_is_refused_where_there_is_none(build_narrow):
+    model = build_narrow(InLinePVT)
+    with pytest.raises(UserError, match='needs --device cuda'):
+        form_forwards(model, 'graph')
+    whole = nn.Module()
+    whole.backbone = model
+    with pytest.raises(UserError, match='of a backbone or a module'):
+        form_forwards(whole, 'graph')

@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -127,3 +128,23 @@ def test_settings_that_only_contradict_each_other_are_put_right(tmp_path, monkey
     assert CheckedRunner.build_dataloader(
         dict(dataset=Numbers(), batch_size=1, sampler=dict(type='DefaultSampler'), **loader)
     ).persistent_workers
+
+
+@pytest.mark.parametrize('gpu', [True, False])
+def test_images_are_pinned_for_a_gpu(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    loader = dict(dataset=Numbers(), batch_size=1, sampler=dict(type='DefaultSampler'))
+    assert CheckedRunner.build_dataloader(loader).pin_memory == gpu
+    assert not CheckedRunner.build_dataloader({**loader, 'pin_memory': False}).pin_memory
+    assert 'pin_memory' not in loader
+
+
+def test_batches_do_not_wait_for_the_gpu(tmp_path):
+    class Sample(BaseDataElement):
+        def to(self, *args, **settings):
+            copied.append(settings)
+
+    copied = []
+    runner = CheckedRunner(Model(), str(tmp_path), experiment_name=str(tmp_path))
+    runner.model.data_preprocessor(dict(data_samples=[Sample()]))
+    assert copied == [{'non_blocking': True}]

@@ -6,7 +6,7 @@ import pytest
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from mmlab_inline.engine import find_checkpoint
+from mmlab_inline.engine import NonFiniteLossHook, find_checkpoint
 from mmlab_inline.engine.termination_hook import any_process
 from mmlab_inline.utils import load_checkpoint
 
@@ -104,3 +104,35 @@ def test_processes_agree(tmp_path):
     mp.start_processes(agree, (tmp_path,), nprocs=2, start_method='fork')
     for rank in range(2):
         assert (tmp_path / f'{rank}').read_text() == repr([False, True, True])
+
+
+def train_together(rank, folder, build_run, with_losses):
+    """One of two processes, of which the second gets a signal after its seventh iteration."""
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    reduce, counts = dist.all_reduce, []
+    dist.all_reduce = lambda *args, **kwargs: counts.append(1) or reduce(*args, **kwargs)
+
+    def terminate(runner):
+        if runner.iter == 6 and rank == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    runner, recorder = build_run(by_epoch=False, act=terminate)
+    if not with_losses:
+        runner._hooks = [hook for hook in runner.hooks if not isinstance(hook, NonFiniteLossHook)]
+    try:
+        runner.train()
+    except SystemExit as stop:
+        done = len(recorder.losses)
+        (folder / f'{rank}').write_text(repr((stop.code, done, len(counts))))
+
+
+@pytest.mark.parametrize('with_losses', [True, False])
+def test_processes_talk_once_per_iteration(with_losses, build_run, tmp_path):
+    """The signal goes along with the loss, that is of the next iteration; alone otherwise."""
+    arguments = (tmp_path, build_run, with_losses)
+    mp.start_processes(train_together, arguments, nprocs=2, start_method='fork')
+    done = 8 if with_losses else 7
+    for rank in range(2):
+        assert (tmp_path / f'{rank}').read_text() == repr((143, done, done))
+    path = find_checkpoint(tmp_path / 'run')
+    assert load_checkpoint(path)['meta']['iter'] == done

@@ -141,6 +141,7 @@ def test_config(benchmark, tmp_path, config):
         (['attention', '--rounds', '0'], '--rounds'),
         (['attention', '--attention', 'inlin'], "did you mean 'inline'?"),
         (['attention', '--forms', 'slow'], "'slow'"),
+        (['attention', '--forms', 'auto', 'graph', '--device', 'cpu'], 'needs --device cuda'),
         (['backbone', 'inline-pvt-x'], 'inline-pvt-t'),
         (['backbone', 'inline-pvt-t', '--options', 'kernle=relu'], "did you mean 'kernel'?"),
         (['backbone', 'inline-pvt-t', '--options', 'inline_window_size=7'], 'whole maps'),

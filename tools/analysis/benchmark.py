@@ -98,7 +98,7 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         choices=FORMS,
         default=(),
         metavar='FORM',
-        help=f'out of {", ".join(FORMS)} (default: all that the network has, but compile)',
+        help=f'out of {", ".join(FORMS)} (default: all of the network but compile and graph)',
     )
     parser.add_argument(
         '--rounds', type=positive, default=15, help='samples per form (default: %(default)s)'

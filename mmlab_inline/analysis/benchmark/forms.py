@@ -15,7 +15,7 @@ from ...ops import KERNELS, inline_attention_fast, inline_attention_linear, toke
 from ...utils import UserError
 
 # These compute what auto computes.
-EQUAL_FORMS = ('released', 'released-attention', 'textbook', 'fast', 'compile')
+EQUAL_FORMS = ('released', 'released-attention', 'textbook', 'fast', 'compile', 'graph')
 
 
 def released(mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
@@ -97,9 +97,17 @@ def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
         form: Name in :data:`mmlab_inline.choices.FORMS`.
 
     Raises:
-        UserError: The model has nothing that the form could replace.
+        UserError: The model has nothing that the form could replace, or cannot be in a CUDA graph.
     """
-    if form in ('auto', 'softmax'):
+    if form == 'graph':
+        if hasattr(model, 'backbone'):
+            raise UserError(
+                "form 'graph' is of a backbone or a module: a whole model reads numbers from the "
+                'GPU on its way, which no CUDA graph can hold'
+            )
+        if not next(model.parameters()).is_cuda:
+            raise UserError("form 'graph' is a CUDA graph, and needs --device cuda")
+    if form in ('auto', 'softmax', 'graph'):
         return {}
     if form == 'compile':
         # Heads of detectors and segmentors work on lists and numbers, which are not compiled.

@@ -2,9 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,8 @@ class Row:
         kept_bytes: What autograd keeps for the backward pass; None without one.
         moved_bytes: What the operations read and write; None where kernels of our own or a compiler
             may hide it: on a GPU, and of the compiled form.
-        peak_bytes: Largest memory that a call takes on a GPU beside weights and inputs.
+        peak_bytes: Largest memory that a call takes on a GPU beside weights and inputs; a CUDA
+            graph keeps it between calls.
         difference: Largest difference from auto's outputs over their largest magnitude; None
             where it is not to be compared.
         error: Why it failed, else None.
@@ -128,15 +130,21 @@ class _Cell:
         """Run each form until it can be timed; compare its outputs and weigh its memory.
 
         Raises:
-            UserError: None runs.
+            UserError: None runs, or a form is not of this network or device.
         """
+        forwards = {
+            form: form_forwards(self._models[form == 'softmax'], form) for form in self.rows
+        }
         expected = None
         # auto first: the others are compared with it.
         for number, form in enumerate(sorted(self.rows, key=lambda form: form != 'auto')):
             report(f'warming up {form}', 0.5 * number / len(self.rows))
             row = self.rows[form]
-            run = self._run(form)
+            run = partial(self._run, form == 'softmax', forwards[form])
+            captured_bytes = None
             try:
+                if form == 'graph':
+                    run, captured_bytes = self._device.captured(run)
                 outs = run()
                 if form == 'auto':
                     expected = outs
@@ -148,6 +156,7 @@ class _Cell:
                 moved = MovedBytes() if visible else None
                 with kept.counting(), moved or nullcontext():
                     seconds, row.peak_bytes = self._device.weigh(run)
+                row.peak_bytes = captured_bytes or row.peak_bytes
                 row.kept_bytes = kept.total or None
                 row.moved_bytes = moved and moved.total
                 self._ready[form] = run, max(1, round(SAMPLE_SECONDS / seconds))
@@ -173,15 +182,9 @@ class _Cell:
                 self.rows[form].seconds.append(self._device.seconds(*self._ready[form]))
             order = order[1:] + order[:1]
 
-    def _run(self, form: str) -> Callable[[], Outputs]:
-        twin = form == 'softmax'
-        forwards = form_forwards(self._models[twin], form)
-
-        def run() -> Outputs:
-            with replaced(forwards):
-                return self._prepared[twin]()
-
-        return run
+    def _run(self, twin: bool, forwards: Mapping[nn.Module, Callable]) -> Outputs:
+        with replaced(forwards):
+            return self._prepared[twin]()
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:
