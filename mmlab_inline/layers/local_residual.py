@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from ..ops import without_autocast
 from .plain import is_plain
 
 
@@ -21,16 +22,17 @@ class LocalKernels(nn.Sequential):
         )
 
     def forward(self, mean: Tensor) -> Tensor:
-        """Mean tokens (B, C) to kernels (B, C, 3, 3)."""
+        """Mean tokens (B, C) to kernels (B, C, 3, 3) in the dtype of the weights."""
         first, gelu, second = self
         channels = mean.shape[1]
         # Channel-major: nine consecutive outputs belong to one channel.
         if mean.is_meta or not (is_plain(first, nn.Conv1d) and is_plain(second, nn.Conv1d)):
             return second(gelu(first(mean[..., None]))).reshape(-1, channels, 3, 3)
-        mean = mean.unflatten(1, (first.groups, 1, -1))  # (B, heads, 1, head_dim)
-        return _grouped_linear(second, gelu(_grouped_linear(first, mean))).reshape(
-            -1, channels, 3, 3
-        )
+        # (B, heads, 1, head_dim). With so little to compute, autocast's copies would be most of it.
+        mean = mean.to(first.weight.dtype).unflatten(1, (first.groups, 1, -1))
+        with without_autocast(mean):
+            kernels = _grouped_linear(second, gelu(_grouped_linear(first, mean)))
+        return kernels.reshape(-1, channels, 3, 3)
 
 
 def _grouped_linear(conv: nn.Conv1d, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from .inline_attention import (
     inline_attention_of_qkv,
     inline_attention_weights,
     token_mean,
+    without_autocast,
 )
 from .inline_attention_fused import inline_attention_fused, triton_is_available
 from .linear_attention import (
@@ -75,4 +76,5 @@ __all__ = [
     'triton_is_available',
     'weighted_means',
     'window_shift',
+    'without_autocast',
 ]

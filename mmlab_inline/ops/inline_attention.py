@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .banded import attend_in_bands
+from .exporting import is_exporting
 from .heads import merge_heads, split_heads
 from .local_residual import dynamic_depthwise3x3
 
@@ -249,5 +250,13 @@ def _check_identity(kernel: str) -> None:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:
-    # torch.autocast refuses the meta device, which counts and shape checks use.
-    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    """Within it, operations on ``x`` keep its dtype.
+
+    Args:
+        x: Tells the device.
+    """
+    # torch.autocast refuses the meta device, which counts and shape checks use, and would wrap its
+    # operations in an exported graph.
+    if x.is_meta or is_exporting():
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)

@@ -1,10 +1,14 @@
 """Scaled dot-product softmax attention."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .compat import is_transforming
 from .exporting import is_exporting
+
+# CUDA's kernels lay heads along an axis of no more programs; batches PyTorch cuts up itself.
+_MOST_HEADS = 65535
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -27,6 +31,14 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
         (B, heads, N, head_dim).
     """
     if not (is_exporting() or is_transforming() or q.is_meta):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        heads = q.shape[1]
+        if heads <= _MOST_HEADS:
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        bias = None if bias is None else bias.expand(-1, heads, -1, -1)
+        parts = [
+            softmax_attention(*(None if t is None else t[:, part] for t in (q, k, v, bias)))
+            for part in (slice(_MOST_HEADS), slice(_MOST_HEADS, None))
+        ]
+        return torch.cat(parts, 1)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return (scores if bias is None else scores + bias).softmax(-1) @ v

@@ -213,7 +213,7 @@ def _local_residual_backward(
     grad: Tensor, v: Tensor, kernel: Tensor, hw_shape: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Gradient of ``v``; and that of each tap and of a bias, (B, 10, C) in float32."""
-    grad, v, kernel = grad.contiguous(), v.contiguous(), kernel.contiguous()
+    grad, v, kernel = _dense(grad), _dense(v), _dense(kernel)
     batch, num_tokens, channels = v.shape
     block_n, block_c = 128, _block(channels, 32)
     num_splits = triton.cdiv(num_tokens, block_n)
@@ -248,7 +248,7 @@ def _(grad: Tensor, v: Tensor, kernel: Tensor, hw_shape: Sequence[int]) -> tuple
 
 def _launch_moments(a: Tensor, b: Tensor, precision: str, centred: bool) -> tuple[Tensor, Tensor]:
     """Partial sums (B, splits, C or C + 1, C) of ``a^T b`` over tokens, and the pivot (B, 1, C)."""
-    a, b = a.contiguous(), b.contiguous()
+    a, b = _dense(a), _dense(b)
     batch, num_tokens, channels = a.shape
     block_n, block_c = 32, _block(channels, 128)
     tiles = triton.cdiv(channels, block_c) ** 2
@@ -291,8 +291,8 @@ def _launch_project(
     hw_shape: Sequence[int] = (0, 0),
 ) -> Tensor:
     """``(x - mean) @ matrix + bias`` plus the convolution of ``v``; what is None is left out."""
-    x, matrix, bias = x.contiguous(), matrix.contiguous(), bias.contiguous()
-    v, kernel, mean = (None if t is None else t.contiguous() for t in (v, kernel, mean))
+    x, matrix, bias = _dense(x), _dense(matrix), _dense(bias)
+    v, kernel, mean = (None if t is None else _dense(t) for t in (v, kernel, mean))
     batch, num_tokens, channels = x.shape
     block_n, block_c, block_k = 64, _block(channels, 64), _block(channels, 32)
     out = torch.empty_like(x)
@@ -319,6 +319,12 @@ def _launch_project(
             num_stages=2,
         )
     return out
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Contiguous, at an address as allocators give them: others take other machine code."""
+    x = x.contiguous()
+    return x if x.data_ptr() % 16 == 0 else x.clone()
 
 
 def _block(channels: int, largest: int) -> int:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compat import is_compiling, is_transforming
+from .compat import is_capturing, is_compiling, is_faking, is_transforming
 from .exporting import is_exporting
 
 
@@ -112,10 +112,24 @@ def shift_mask(
     Returns:
         Boolean (windows, window_size ** 2, window_size ** 2), True where masked.
     """
-    # Neither symbols nor what stands for numbers (fake tensors, for one) may be kept.
-    passing = is_compiling() or is_exporting() or is_transforming()
-    make = _shift_mask if passing or type(torch.empty(0)) is not Tensor else _cached_shift_mask
-    return make(hw_shape, window_size, shift, device)
+    # Neither symbols nor what stands for numbers may be kept; nor may a CUDA graph be left with the
+    # address of what is dropped from the cache later.
+    if is_compiling() or is_exporting() or is_transforming() or is_faking() or is_capturing():
+        return _shift_mask(hw_shape, window_size, shift, device)
+    stream = torch.cuda.current_stream(device) if device.type == 'cuda' else None
+    return _kept_shift_mask(hw_shape, window_size, shift, device, stream)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)  # training may take a mask that inference has made
+def _kept_shift_mask(
+    hw_shape: tuple[int, int],
+    window_size: int,
+    shift: tuple[int, int],
+    device: torch.device,
+    stream: object,  # another might read before this one has written
+) -> Tensor:
+    return _shift_mask(hw_shape, window_size, shift, device)
 
 
 def _shift_mask(
@@ -134,10 +148,6 @@ def _shift_mask(
     )
     region = region.transpose(1, 2).reshape(-1, window_size**2)
     return region[:, None, :] != region[:, :, None]
-
-
-# Training may take a mask from the cache that inference has put there.
-_cached_shift_mask = lru_cache(maxsize=32)(torch.inference_mode(False)(_shift_mask))
 
 
 def relative_position_index(window_size: int) -> Tensor:

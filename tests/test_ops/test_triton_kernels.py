@@ -8,11 +8,12 @@ import importlib
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
 from mmlab_inline.ops import (
@@ -60,11 +61,18 @@ def kernels(monkeypatch):
 
 
 @pytest.fixture
-def not_tried_yet():
+def not_tried_yet(monkeypatch):
     """Whether the kernels work has to be found out in this test, and is forgotten after it."""
-    fused._kernels_work.cache_clear()
+    monkeypatch.setattr(fused, '_FOUND', {})
+
+
+@pytest.fixture
+def memory_full_of_nan():
+    """Fills what is allocated, so that a partial sum that is read must have been written."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.empty(1, device=DEVICE).isnan()
     yield
-    fused._kernels_work.cache_clear()
+    torch.use_deterministic_algorithms(False)
 
 
 def draw_on_device(dtype: torch.dtype, *args: object, **kwargs: object) -> dict[str, Tensor]:
@@ -89,7 +97,7 @@ def test_in_interpreter():
 @pytest.mark.parametrize('dtype', TOLERANCES)
 @pytest.mark.parametrize(('hw_shape', 'channels', 'num_heads', 'batch'), MAPS)
 def test_equals_the_definition(
-    hw_shape, channels, num_heads, batch, dtype, mean, kernels, assert_near
+    hw_shape, channels, num_heads, batch, dtype, mean, kernels, memory_full_of_nan, assert_near
 ):
     inputs = draw_on_device(dtype, hw_shape, channels, mean, batch)
     reference = run(inline_attention_naive, inputs, hw_shape, num_heads)
@@ -274,6 +282,68 @@ def test_plain_form_where_a_kernel_does_not_compile(kernels, not_tried_yet, monk
         assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize(
+    ('variable', 'value'), [('PATH', ''), ('CC', 'false')], ids=['no-compiler', 'no-headers']
+)
+@on_device
+def test_one_line_where_triton_cannot_compile_its_launcher(
+    variable, value, kernels, not_tried_yet, monkeypatch, tmp_path
+):
+    from triton.runtime.build import compile_module_from_src
+
+    monkeypatch.delenv('CC', raising=False)
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
+    start = partial(compile_module_from_src, '#include <Python.h>', 'launcher')
+    monkeypatch.setattr(kernels, '_launch_moments', lambda *args, **kwargs: start())
+    x = torch.ones(1, 2, 8, device=DEVICE)
+    with pytest.warns(UserWarning, match='without its Triton kernels: ') as record:
+        assert not triton_is_available(x)
+    (warning,) = record
+    assert str(warning.message).endswith('apt-get install gcc python3-dev')
+
+
+@on_device
+@never_plain
+def test_out_of_memory_in_the_first_call_is_not_kept(kernels, not_tried_yet, monkeypatch):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    x = torch.ones(1, 2, 8, device=DEVICE)
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, '_launch_moments', fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            triton_is_available(x)
+    assert triton_is_available(x)
+
+
+@on_device
+def test_first_call_while_a_graph_is_captured_is_not_kept(kernels, not_tried_yet, monkeypatch):
+    x = torch.ones(1, 2, 8, device=DEVICE)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, 'is_initialized', lambda: True)
+        patch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+        with pytest.warns(UserWarning, match='run the model once before the capture'):
+            assert not triton_is_available(x)
+    assert triton_is_available(x)
+    # Known by now, also in a capture.
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+    assert triton_is_available(x)
+
+
+@on_device
+@never_plain
+def test_fake_tensors_tell_nothing_about_real_ones(kernels, not_tried_yet):
+    x = torch.ones(1, 2, 8, device=DEVICE)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert not triton_is_available(x)
+        fake = torch.ones(1, 2, 8, device=DEVICE)
+        assert not triton_is_available(fake)
+    assert not triton_is_available(mode.from_tensor(x))
+    assert triton_is_available(x)
+
+
 @on_device
 @never_plain
 def test_first_call_inside_checkpointing(kernels, not_tried_yet, assert_near):
@@ -316,44 +386,6 @@ def test_plain_form_without_a_gpu():
     assert torch.equal(call(inline_attention_fused, inputs, (5, 7), 3), expected)
     with pytest.raises(ValueError, match='relu'):
         call(inline_attention_fused, inputs, (5, 7), 3, 'relu')
-
-
-@pytest.mark.skipif(INTERPRETED, reason='nothing is compiled there')
-@pytest.mark.parametrize('capability', [80, 90])
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-def test_kernels_compile_for_gpus(dtype, capability, monkeypatch, tmp_path):
-    """To machine code, as launched, but for the launch: what needs no GPU."""
-    from triton.backends.compiler import GPUTarget
-    from triton.runtime import driver, jit
-
-    from mmlab_inline.ops import triton_kernels
-
-    compiled = []
-
-    def compile_only(self: jit.JITFunction, *args: object, grid: tuple, **kwargs: object) -> None:
-        compiled.append(launch(self, *args, grid=grid, **{**kwargs, 'warmup': True}))
-
-    launch = jit.JITFunction.run
-    gpu = SimpleNamespace(
-        get_current_device=lambda: f'capability {capability}',
-        get_current_stream=lambda device: None,
-        get_current_target=lambda: GPUTarget('cuda', capability, 32),
-    )
-    monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    monkeypatch.setattr(driver, '_active', gpu)
-    monkeypatch.setattr(jit.JITFunction, 'run', compile_only)
-    monkeypatch.setattr(
-        triton_kernels, '_dot_dtype', lambda x: getattr(triton_kernels.tl, str(x.dtype)[6:])
-    )
-    x = torch.zeros(1, 2, 200, dtype=dtype, requires_grad=True)
-    mean, gram = triton_kernels.token_mean_and_gram(x)
-    kernel = torch.zeros(1, 200, 3, 3, dtype=dtype)
-    out = triton_kernels.project_and_local_residual(x, x, gram, mean, kernel, (1, 2))
-    out.sum().backward()
-    assert len(compiled) == 5
-    # 101,376 bytes are what the smallest GPUs of these generations let a block have.
-    assert all('cubin' in kernel.asm for kernel in compiled)
-    assert max(kernel.metadata.shared for kernel in compiled) <= 101376
 
 
 @on_device

@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -127,6 +129,33 @@ def test_shift_mask_after_fake_tensors():
         assert isinstance(shift_mask(hw_shape, 5, (2, 2), CPU), FakeTensor)
     assert type(shift_mask(hw_shape, 5, (2, 2), CPU)) is Tensor
     assert shift_mask(hw_shape, 5, (2, 2), CPU) is shift_mask(hw_shape, 5, (2, 2), CPU)
+
+
+def test_shift_mask_while_a_graph_is_captured(monkeypatch):
+    """A graph reads it at each replay: it must not be what a cache may drop."""
+    hw_shape = (10, 25)
+    kept = shift_mask(hw_shape, 5, (2, 2), CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, 'is_initialized', lambda: True)
+        patch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+        captured = shift_mask(hw_shape, 5, (2, 2), CPU)
+        assert captured is not kept
+        assert torch.equal(captured, kept)
+        shift_mask((10, 30), 5, (2, 2), CPU)
+    assert shift_mask(hw_shape, 5, (2, 2), CPU) is kept
+
+
+def test_shift_mask_is_of_one_stream(monkeypatch):
+    """On another stream of the device it may be read before it is written."""
+    windows = importlib.import_module('mmlab_inline.ops.windows')
+    monkeypatch.setattr(windows, '_shift_mask', lambda *args: torch.ones(1))
+    stream = 1
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: stream)
+    device = torch.device('cuda', 99)
+    first = shift_mask((10, 10), 5, (2, 2), device)
+    assert shift_mask((10, 10), 5, (2, 2), device) is first
+    stream = 2
+    assert shift_mask((10, 10), 5, (2, 2), device) is not first
 
 
 @pytest.mark.parametrize('window_size', [1, 2, 3, 7])
