@@ -10,6 +10,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     focused,
     hydra,
     inline,
+    l2vit,
     linear,
     linear_angular,
     mlla,
