@@ -14,6 +14,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     linear,
     linear_angular,
     mlla,
+    rala,
     spatial_reduction,
     taylor,
     vicinity,

@@ -35,6 +35,7 @@ VARIANTS = [
     dict(type='spatial_reduction', sr_ratio=2),
     *(told_by(path)['attention'] for path in FIXTURES),
 ]
+HEADS = (1, 2, 2, 4)  # widths of 8 and more in the narrow backbones
 every = pytest.mark.parametrize('choice', VARIANTS, ids=str)
 layouts = pytest.mark.parametrize('qkv', ['separate', 'joint'])
 
@@ -220,15 +221,14 @@ def test_state_dict_and_declarations(choice):
 @pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
 def test_backbone_with_it(cls, choice, build_narrow):
     """Built per network, stage and block, recomputed, recognised or refused, at an odd size."""
-    model = build_narrow(
-        cls, attention=[choice, ['inline', choice], 'softmax', choice], with_cp=True
-    )
+    mixed = [choice, ['inline', choice], 'softmax', choice]
+    model = build_narrow(cls, attention=mixed, num_heads=HEADS, with_cp=True)
     image = torch.randn(1, 3, 97, 130, requires_grad=True)
     maps = model.train()(image)
     assert [tuple(out.shape[2:]) for out in maps] == [(25, 33), (13, 17), (7, 9), (4, 5)]
     sum(out.square().sum() for out in maps).backward()
     assert image.grad.isfinite().all()
-    whole = build_narrow(cls, attention=choice).state_dict()
+    whole = build_narrow(cls, attention=choice, num_heads=HEADS).state_dict()
     try:
         told = recognise(whole)
     except CheckpointError as error:
@@ -326,13 +326,13 @@ def test_defaults_fit_every_stage(name):
 @pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
 def test_nothing_is_kept_of_weights(cls, choice, build_narrow, randomised):
     """They may change by .data, which no version counter tells, between two evaluations."""
-    model = randomised(build_narrow(cls, attention=choice)).eval()
+    model = randomised(build_narrow(cls, attention=choice, num_heads=HEADS)).eval()
     image = torch.randn(1, 3, 97, 130)
     with torch.no_grad():
         before = model(image)
         for parameter in model.parameters():
             parameter.data.mul_(1.5)
-        fresh = build_narrow(cls, attention=choice).eval()
+        fresh = build_narrow(cls, attention=choice, num_heads=HEADS).eval()
         fresh.load_state_dict(model.state_dict())
         for old, new, expected in zip(before, model(image), fresh(image), strict=True):
             assert torch.equal(new, expected)
