@@ -13,6 +13,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     l2vit,
     linear,
     linear_angular,
+    mala,
     mlla,
     rala,
     spatial_reduction,
