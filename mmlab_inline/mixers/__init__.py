@@ -7,6 +7,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     agent,
     cosformer,
     efficient,
+    fcvit,
     focused,
     hydra,
     inline,
