@@ -35,12 +35,14 @@ VARIANTS = [
     dict(type='spatial_reduction', sr_ratio=2),
     *(told_by(path)['attention'] for path in FIXTURES),
 ]
+HEADS = (1, 2, 2, 4)  # widths of 8 and more in the narrow backbones
 every = pytest.mark.parametrize('choice', VARIANTS, ids=str)
 layouts = pytest.mark.parametrize('qkv', ['separate', 'joint'])
 
 
 def build(choice: str | dict, **settings: object) -> TokenMixer:
-    return build_attention(choice, 16, 2, grid=GRID, **settings)
+    """In evaluation mode, in which batch mates do not matter to a BatchNorm either."""
+    return build_attention(choice, 16, 2, grid=GRID, **settings).eval()
 
 
 def largest_difference(actual: Tensor, expected: Tensor) -> float:
@@ -65,15 +67,16 @@ def test_fixture(path, qkv, dtype, tolerance):
     mixer = build_attention(
         told['attention'], dim, told['num_heads'], qkv=qkv, grid=told.get('grid')
     )
-    mixer.to(dtype).load_state_dict(
-        {k.removeprefix('param.'): v for k, v in given.items() if k.startswith('param.')}
-    )
+    weights = {k.partition('.')[2]: v for k, v in given.items() if k[:6] in ('param.', 'buffer')}
+    missing, unexpected = mixer.to(dtype).eval().load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert all(name.endswith('num_batches_tracked') for name in missing)
     x = given['x'].requires_grad_()
     y = mixer(x, told['map'])
     y.backward(given['grad_y'])
     found = {'y': y, 'grad_x': x.grad}
     found |= {f'grad.{name}': parameter.grad for name, parameter in mixer.named_parameters()}
-    assert found.keys() == given.keys() - {'x', 'grad_y'} - {k for k in given if 'param.' in k}
+    assert found.keys() == {k for k in given if k == 'y' or k.startswith('grad')} - {'grad_y'}
     scale = max(float(given[k].abs().max()) for k in found if k.startswith('grad.'))
     for key, value in found.items():
         # Some biases have no gradient: what is there is rounding noise.
@@ -86,7 +89,7 @@ def test_fixture(path, qkv, dtype, tolerance):
 
 def test_every_newer_mixer_has_a_fixture():
     named = {told_by(path)['attention']['type'] for path in FIXTURES}
-    assert named == TOKEN_MIXERS.keys() - {'inline', 'window', 'spatial_reduction'}
+    assert named | {'inline', 'window', 'spatial_reduction'} == TOKEN_MIXERS.keys()
 
 
 @every
@@ -113,6 +116,19 @@ def test_any_map_any_batch(choice, qkv, window_size, randomised):
 
 
 @every
+def test_an_image_twice_has_twice_the_gradients(choice, randomised):
+    """While training: BatchNorm takes statistics over the batch, here of equal images."""
+    mixer = randomised(build(choice)).double().train()
+    x = torch.randn(1, 54, 16, dtype=torch.float64)
+    once, twice = (
+        torch.autograd.grad(mixer(x.expand(n, -1, -1), (6, 9)).square().sum(), mixer.parameters())
+        for n in (1, 2)
+    )
+    for one, two in zip(once, twice, strict=True):
+        assert (two - 2 * one).abs().max() <= 1e-10 * max(g.abs().max() for g in twice)
+
+
+@every
 @pytest.mark.parametrize('kind', ['large', 'shared', 'dead'])
 def test_gradients_stay_finite(choice, kind, randomised):
     """Of inputs beyond what a network sees, and where features die out."""
@@ -135,7 +151,7 @@ def test_layers_may_be_replaced(choice):
     """By one of another width, or without a bias."""
     for out_features, bias in ((24, True), (16, False)):
         mixer = build(choice)
-        if not hasattr(mixer, 'proj') or hasattr(mixer, 'se_fc'):
+        if not hasattr(mixer, 'proj') or hasattr(mixer, 'se_fc') or hasattr(mixer, 'norm3'):
             pytest.skip('has no projection of its own at the end')
         mixer.proj = nn.Linear(16, out_features, bias=bias)
         x = torch.randn(1, 90, 16)
@@ -190,7 +206,9 @@ def test_state_dict_and_declarations(choice):
     mixer = build(choice)
     names = {name for name, _ in mixer.named_parameters()}
     assert set(mixer.no_decay) <= names
-    assert not [name for name, _ in mixer.named_buffers() if name in mixer.state_dict()]
+    norms = [f'{k}.' for k, m in mixer.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    stored = mixer.state_dict().keys() - names
+    assert all(name.startswith(tuple(norms)) for name in stored)
     twin = build(choice)
     twin.load_state_dict(mixer.state_dict())
     x = torch.randn(1, 12, 16)
@@ -203,15 +221,14 @@ def test_state_dict_and_declarations(choice):
 @pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
 def test_backbone_with_it(cls, choice, build_narrow):
     """Built per network, stage and block, recomputed, recognised or refused, at an odd size."""
-    model = build_narrow(
-        cls, attention=[choice, ['inline', choice], 'softmax', choice], with_cp=True
-    )
+    mixed = [choice, ['inline', choice], 'softmax', choice]
+    model = build_narrow(cls, attention=mixed, num_heads=HEADS, with_cp=True)
     image = torch.randn(1, 3, 97, 130, requires_grad=True)
     maps = model.train()(image)
     assert [tuple(out.shape[2:]) for out in maps] == [(25, 33), (13, 17), (7, 9), (4, 5)]
     sum(out.square().sum() for out in maps).backward()
     assert image.grad.isfinite().all()
-    whole = build_narrow(cls, attention=choice).state_dict()
+    whole = build_narrow(cls, attention=choice, num_heads=HEADS).state_dict()
     try:
         told = recognise(whole)
     except CheckpointError as error:
@@ -309,13 +326,13 @@ def test_defaults_fit_every_stage(name):
 @pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
 def test_nothing_is_kept_of_weights(cls, choice, build_narrow, randomised):
     """They may change by .data, which no version counter tells, between two evaluations."""
-    model = randomised(build_narrow(cls, attention=choice)).eval()
+    model = randomised(build_narrow(cls, attention=choice, num_heads=HEADS)).eval()
     image = torch.randn(1, 3, 97, 130)
     with torch.no_grad():
         before = model(image)
         for parameter in model.parameters():
             parameter.data.mul_(1.5)
-        fresh = build_narrow(cls, attention=choice).eval()
+        fresh = build_narrow(cls, attention=choice, num_heads=HEADS).eval()
         fresh.load_state_dict(model.state_dict())
         for old, new, expected in zip(before, model(image), fresh(image), strict=True):
             assert torch.equal(new, expected)
