@@ -13,6 +13,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     linear,
     linear_angular,
     mlla,
+    rmt,
     spatial_reduction,
     vicinity,
     window,

@@ -128,6 +128,9 @@ class TokenMixer(nn.Module):
         """
         return None
 
+    def initialise(self) -> None:
+        """Random values of linear layers that have others than the architectures' own."""
+
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Attend over a whole map, or over windows as if each were one.
 
@@ -237,6 +240,18 @@ class QKVMixer(TokenMixer):
     def projections(self) -> tuple[nn.Linear, ...]:
         """The layers before attention, in the order of :meth:`project`."""
         return (self.qkv,) if hasattr(self, 'qkv') else (self.q, self.kv)
+
+
+def check_head_width(dim: int, num_heads: int, multiple: int) -> None:
+    """Refuse heads whose width is no multiple of a number.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if dim % (multiple * num_heads):
+        raise ValueError(
+            f'dim={dim} must be a multiple of {multiple} * num_heads = {multiple * num_heads}'
+        )
 
 
 PLACE = frozenset({'dim', 'num_heads', 'qkv', 'grid', 'shift', 'stage'})
