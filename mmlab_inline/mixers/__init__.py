@@ -16,6 +16,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     rmt,
     spatial_reduction,
     vicinity,
+    vig,
     window,
 )
 from .base import TOKEN_MIXERS, QKVMixer, Site, TokenMixer, token_mixer

@@ -2,6 +2,7 @@
 
 from .dispatch import fast_form_is_cheaper, inline_attention
 from .eager import runs_eagerly_on_cpu
+from .gated_scan import bidirectional_scan
 from .heads import merge_heads, split_heads
 from .inline_attention import (
     KERNELS,
@@ -44,6 +45,7 @@ __all__ = [
     'POSITIVE_KERNELS',
     'InLineWeights',
     'apply_in_windows',
+    'bidirectional_scan',
     'dynamic_depthwise3x3',
     'fast_form_is_cheaper',
     'hidden_tokens_are_big',
