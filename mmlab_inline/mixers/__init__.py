@@ -12,6 +12,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     inline,
     linear,
     linear_angular,
+    metala,
     mlla,
     rmt,
     spatial_reduction,
