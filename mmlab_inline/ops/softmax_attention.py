@@ -1,5 +1,6 @@
 """Scaled dot-product softmax attention."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,6 +18,9 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
     PyTorch's fused kernels have no gradients of gradients; it has them within
     ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``.
 
+    Half types get the keys without their mean, which softmax does not see and which would make
+    scores overflow or lose their digits (as in PASA, 2025, with one block).
+
     Args:
         q: Queries (B, heads, N, head_dim).
         k: Keys (B, heads, M, head_dim).
@@ -26,6 +30,8 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = Non
     Returns:
         (B, heads, N, head_dim).
     """
+    if k.dtype in (torch.float16, torch.bfloat16):
+        k = k - k.detach().mean(-2, keepdim=True, dtype=torch.float32).to(k.dtype)
     if not (is_exporting() or is_transforming() or q.is_meta):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
