@@ -28,7 +28,7 @@ from .local_residual import dynamic_depthwise3x3
 from .mlp import hidden_tokens_are_big, streamed_mlp
 from .pos_embed import resize_pos_embed
 from .resample import pool_map, resize_map
-from .softmax_attention import softmax_attention
+from .softmax_attention import self_adjusted_attention, softmax_attention
 from .windows import (
     apply_in_windows,
     may_shift,
@@ -69,6 +69,7 @@ __all__ = [
     'resize_map',
     'resize_pos_embed',
     'runs_eagerly_on_cpu',
+    'self_adjusted_attention',
     'shift_mask',
     'softmax_attention',
     'split_heads',

@@ -1,7 +1,35 @@
 import pytest
 import torch
+from torch import Tensor
 
-from mmlab_inline.ops import softmax_attention
+from mmlab_inline.ops import self_adjusted_attention, softmax_attention
+
+
+def self_adjusted(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Row by row, over the keys that it has."""
+    out = torch.zeros(*q.shape[:-1], v.shape[-1], dtype=q.dtype)
+    for batch, head, i in torch.cartesian_prod(*(torch.arange(n) for n in q.shape[:3])).tolist():
+        row = bias[0, head, i]
+        kept = row.isfinite()
+        z = k[batch, head, kept] @ q[batch, head, i] * q.shape[-1] ** -0.5 + row[kept]
+        low, high = min(z.min(), torch.tensor(0.0)), max(z.max(), torch.tensor(0.0))
+        weights = z.softmax(0) * (z - low) / (high - low + 1e-10)
+        out[batch, head, i] = weights @ v[batch, head, kept]
+    return out
+
+
+@pytest.mark.parametrize('offset', [-9.0, 0.0, 9.0])
+def test_self_adjusted(offset, assert_near):
+    q, k, v = torch.randn(3, 2, 3, 7, 4, dtype=torch.float64)
+    given = [t.requires_grad_() for t in (q, k, v)]
+    bias = torch.randn(1, 3, 7, 7).double() + offset
+    bias[0, :, :, 1] = bias[0, 1, 2, 3:] = -torch.inf
+    out, expected = self_adjusted_attention(*given, bias), self_adjusted(*given, bias)
+    assert_near(out, expected, 1e-12)
+    cotangent = torch.randn_like(out)
+    pairs = (torch.autograd.grad(y, given, cotangent) for y in (out, expected))
+    for actual, wanted in zip(*pairs, strict=True):
+        assert_near(actual, wanted, 1e-12)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], indirect=True)
