@@ -15,11 +15,14 @@ from . import (  # noqa: F401 - each enters itself in the table
     linear,
     linear_angular,
     mala,
+    metala,
     mlla,
     rala,
+    rmt,
     spatial_reduction,
     taylor,
     vicinity,
+    vig,
     window,
 )
 from .base import TOKEN_MIXERS, QKVMixer, Site, TokenMixer, token_mixer

@@ -14,13 +14,16 @@ Choice = str | Mapping[str, object]
 AttentionSpec = Choice | Sequence[Choice | Sequence[Choice]]
 """One attention for a whole network, one per stage, or within a stage one per block."""
 
+_SHORT_FOR = {'self_adjust': dict(type='softmax', self_adjust=True)}
+
 
 def list_attentions() -> list[str]:
     """Names that ``attention=`` and :func:`build_attention` take.
 
-    ``'softmax'`` is the architecture's own: ``'spatial_reduction'`` in PVT, ``'window'`` in Swin.
+    ``'softmax'`` is the architecture's own: ``'spatial_reduction'`` in PVT, ``'window'`` in Swin;
+    ``'self_adjust'`` is that with ``self_adjust=True``.
     """
-    return sorted([*TOKEN_MIXERS, 'softmax'])
+    return sorted([*TOKEN_MIXERS, 'softmax', *_SHORT_FOR])
 
 
 def build_attention(
@@ -113,13 +116,14 @@ def as_options(choice: Choice) -> dict[str, object]:
         ValueError: It is neither a name nor a dict with one.
     """
     if isinstance(choice, str):
-        return {'type': choice}
+        choice = {'type': choice}
     if not isinstance(choice, Mapping):
         raise ValueError(f'attention {choice!r} is neither a name nor a dict')
     if not isinstance(choice.get('type'), str):
         raise ValueError(f"attention {dict(choice)!r} lacks its name, as in dict(type='inline')")
     # mmengine leaves the scope of a base config in its dicts.
-    return {key: value for key, value in choice.items() if key != '_scope_'}
+    options = {key: value for key, value in choice.items() if key != '_scope_'}
+    return {**options, **_SHORT_FOR.get(options['type'], {})}
 
 
 def resolve_attention(attention: AttentionSpec, depths: Sequence[int]) -> list[tuple[Choice, ...]]:

@@ -88,7 +88,12 @@ def rotate(x: Tensor, hw_shape: tuple[int, int], rate: Tensor) -> Tensor:
         ],
         dim=-1,
     ).flatten(0, 1)
-    cos, sin = angle.cos(), angle.sin()  # (N, C / 2)
+    return turn_pairs(x, angle)
+
+
+def turn_pairs(x: Tensor, angle: Tensor) -> Tensor:
+    """Rotate pairs of channels (2a, 2a + 1) of (..., N, C) by angles (N, C / 2)."""
+    cos, sin = angle.cos(), angle.sin()
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
     return turned.flatten(-2)

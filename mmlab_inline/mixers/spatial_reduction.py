@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import merge_heads, softmax_attention, split_heads
-from ..utils import check_whole
+from ..ops import merge_heads, self_adjusted_attention, softmax_attention, split_heads
+from ..utils import check_flag, check_whole
 from .base import QKVMixer, Site, token_mixer
 
 
@@ -18,6 +18,7 @@ class SpatialReductionAttention(QKVMixer):
         dim: Channels C.
         num_heads: Number of heads; divides ``dim``.
         sr_ratio: Stride of the map that keys and values are taken from. 1: no reduction.
+        self_adjust: Weigh each key by its place between the smallest and the largest score, too.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``, or a number is not positive.
@@ -26,10 +27,14 @@ class SpatialReductionAttention(QKVMixer):
     paper = 'PVT, ICCV 2021'
     heads = 'softmax'
 
-    def __init__(self, dim: int, num_heads: int, sr_ratio: int = 1) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, sr_ratio: int = 1, self_adjust: bool = False
+    ) -> None:
         super().__init__(dim, num_heads)
         check_whole(sr_ratio=sr_ratio)
+        check_flag(self_adjust=self_adjust)
         self.sr_ratio = sr_ratio
+        self.self_adjust = self_adjust
         if sr_ratio > 1:
             self.sr = nn.Conv2d(dim, dim, sr_ratio, sr_ratio)
             self.norm = nn.LayerNorm(dim, eps=1e-5)
@@ -50,7 +55,8 @@ class SpatialReductionAttention(QKVMixer):
             (B, N, C).
         """
         keys = self.kv(self._reduce(x, hw_shape)).chunk(2, 2)
-        out = softmax_attention(*(split_heads(t, self.num_heads) for t in (self.q(x), *keys)))
+        attend = self_adjusted_attention if self.self_adjust else softmax_attention
+        out = attend(*(split_heads(t, self.num_heads) for t in (self.q(x), *keys)))
         return self.proj(merge_heads(out))
 
     def _reduce(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

@@ -12,11 +12,13 @@ from ..ops import (
     may_shift,
     merge_heads,
     relative_position_index,
+    self_adjusted_attention,
     shift_mask,
     softmax_attention,
     split_heads,
     window_shift,
 )
+from ..utils import check_flag
 from .base import QKVMixer, Site, token_mixer
 
 
@@ -32,6 +34,7 @@ class WindowAttention(QKVMixer):
         num_heads: Number of heads; divides ``dim``.
         window_size: Side of a window in tokens.
         shift: Shift by half a window (odd blocks).
+        self_adjust: Weigh each key by its place between the smallest and the largest score, too.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``, or a number is not positive.
@@ -41,8 +44,17 @@ class WindowAttention(QKVMixer):
     heads = 'softmax'
     no_decay = ('relative_position_bias_table',)
 
-    def __init__(self, dim: int, num_heads: int, window_size: int = 7, shift: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int = 7,
+        shift: bool = False,
+        self_adjust: bool = False,
+    ) -> None:
         super().__init__(dim, num_heads, 'joint', window_size=window_size, shift=shift)
+        check_flag(self_adjust=self_adjust)
+        self.self_adjust = self_adjust
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros((2 * window_size - 1) ** 2, num_heads)
         )
@@ -73,7 +85,7 @@ class WindowAttention(QKVMixer):
             # Windows of one sample stand beside its heads, so that one mask serves every sample.
             bias = bias.masked_fill(mask[:, None], -torch.inf).flatten(0, 1)[None]
             q, k, v = (t.reshape(-1, bias.shape[1], area, t.shape[-1]) for t in (q, k, v))
-        out = softmax_attention(q, k, v, bias)
+        out = (self_adjusted_attention if self.self_adjust else softmax_attention)(q, k, v, bias)
         out = out.reshape(-1, self.num_heads, area, out.shape[-1])
         return self.proj(merge_heads(out))
 

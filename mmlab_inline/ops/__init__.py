@@ -2,6 +2,7 @@
 
 from .dispatch import fast_form_is_cheaper, inline_attention
 from .eager import runs_eagerly_on_cpu
+from .gated_scan import bidirectional_scan
 from .heads import merge_heads, split_heads
 from .inline_attention import (
     KERNELS,
@@ -28,7 +29,7 @@ from .local_residual import dynamic_depthwise3x3
 from .mlp import hidden_tokens_are_big, streamed_mlp
 from .pos_embed import resize_pos_embed
 from .resample import pool_map, resize_map
-from .softmax_attention import softmax_attention
+from .softmax_attention import self_adjusted_attention, softmax_attention
 from .windows import (
     apply_in_windows,
     may_shift,
@@ -45,6 +46,7 @@ __all__ = [
     'POSITIVE_KERNELS',
     'InLineWeights',
     'apply_in_windows',
+    'bidirectional_scan',
     'dynamic_depthwise3x3',
     'fast_form_is_cheaper',
     'hidden_tokens_are_big',
@@ -68,6 +70,7 @@ __all__ = [
     'resize_map',
     'resize_pos_embed',
     'runs_eagerly_on_cpu',
+    'self_adjusted_attention',
     'shift_mask',
     'softmax_attention',
     'split_heads',

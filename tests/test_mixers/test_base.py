@@ -73,7 +73,12 @@ def test_softmax_is_what_the_architecture_has():
     assert (mixer.num_heads, mixer.window_size, mixer.shift) == (3, 5, True)
     mixer = build_token_mixer('softmax', Site(12, 4, 3, sr_ratio=4))
     assert isinstance(mixer, SpatialReductionAttention)
-    assert (mixer.num_heads, mixer.sr_ratio) == (3, 4)
+    assert (mixer.num_heads, mixer.sr_ratio, mixer.self_adjust) == (3, 4, False)
+    for name in ('self_adjust', dict(type='softmax', self_adjust=True)):
+        mixer = build_token_mixer(name, Site(12, 4, 3, sr_ratio=4))
+        assert (mixer.num_heads, mixer.sr_ratio, mixer.self_adjust) == (3, 4, True)
+        mixer = build_token_mixer(name, Site(12, 4, 3, qkv='joint', window=5))
+        assert (mixer.num_heads, mixer.window_size, mixer.self_adjust) == (3, 5, True)
     # Each is built in the other architecture too.
     assert build_token_mixer('window', Site(12, 3)).window_size == 7
     assert build_token_mixer('spatial_reduction', Site(12, 3, window=7)).sr_ratio == 1
@@ -138,6 +143,10 @@ def test_the_public_door():
         (dict(type='focused', kernel_size='5'), "kernel_size='5' must be"),
         (dict(type='focused', kernel_size=4), 'kernel_size=4 must be odd'),
         (dict(type='focused', focusing_factor='3'), "focusing_factor='3' must be"),
+        (dict(type='softmax', self_adjust='no'), "self_adjust='no' must be True or False"),
+        (dict(type='vig', activation=1), 'activation=1 must be True or False'),
+        (dict(type='rmt', decomposed='no'), "decomposed='no' must be True or False"),
+        (dict(type='rmt', decay_span=-1), 'decay_span=-1 must be positive'),
         (dict(type='agent', agent_num=9.0), 'agent_num=9.0 must be'),
         (dict(type='agent', agent_num=8), 'agent_num=8 must be a square number'),
         (dict(type='agent', agent_grid=12), 'agent_grid=12 must be two numbers'),
