@@ -2,8 +2,13 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from .compat import is_autocast_enabled_on_cpu, is_compiling, is_transforming
+
+def is_transforming() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work on what is computed now."""
+    # No public function tells; the first is what torch.autograd.Function itself asks.
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def runs_eagerly_on_cpu(x: Tensor) -> bool:
@@ -13,10 +18,10 @@ def runs_eagerly_on_cpu(x: Tensor) -> bool:
     differentiation, and autocast decides about each of them.
     """
     return (
-        not is_compiling()
+        not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not is_transforming()
         and x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
-        and not is_autocast_enabled_on_cpu()
+        and not torch.is_autocast_enabled('cpu')
     )

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compat import is_transforming
+from .eager import is_transforming
 from .exporting import is_exporting
 
 

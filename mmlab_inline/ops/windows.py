@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compat import is_compiling, is_transforming
+from .eager import is_transforming
 from .exporting import is_exporting
 
 
@@ -113,7 +113,7 @@ def shift_mask(
         Boolean (windows, window_size ** 2, window_size ** 2), True where masked.
     """
     # Neither symbols nor what stands for numbers (fake tensors, for one) may be kept.
-    passing = is_compiling() or is_exporting() or is_transforming()
+    passing = torch.compiler.is_compiling() or is_exporting() or is_transforming()
     make = _shift_mask if passing or type(torch.empty(0)) is not Tensor else _cached_shift_mask
     return make(hw_shape, window_size, shift, device)
 
