@@ -2,16 +2,23 @@
 # command line takes an existing environment instead and installs nothing.
 PYTHON := .venv/bin/python
 
-# Any Python can start the set-up script, which finds the one to build on (BASE_PYTHON overrides).
-# A candidate must run: a pyenv shim may exist and only print a message.
-LAUNCHER = $(shell for p in python3 python3.13 python3.12 python3.11 /usr/bin/python3; do \
-	$$p -c '' 2>/dev/null && echo $$p && break; done)
-SCRIPT = $(or $(LAUNCHER),$(error no Python found; apt-get install python3 python3-venv)) \
-	tools/setup_env.py
+# The first of some Pythons that runs (a pyenv shim may exist and only print a message), from 3.11 on.
+first = $(shell for p in $(1); do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $(2)))' 2>/dev/null \
+	&& echo $$p && break; done)
 
-make_environment = $(SCRIPT) $(if $(BASE_PYTHON),--base-python '$(BASE_PYTHON)')
+# What an environment is built on: the user's choice, or what it has, or one that tests ran on.
+FOLDER := .venv
+TRIED := python3 python3.13 python3.12 python3.11 /usr/bin/python3
+BASE = $(or $(call first,$(or $(BASE_PYTHON),$(FOLDER)/bin/python),99),\
+	$(if $(BASE_PYTHON),,$(call first,$(TRIED),13)),\
+	$(error no Python 3.11 to 3.13 runs as $(or $(BASE_PYTHON),$(TRIED)); \
+	apt-get install python3 python3-venv, or name one: make BASE_PYTHON=/path/to/python3.13))
+make_environment = $(BASE) tools/setup_env.py
+
 ifeq ($(origin PYTHON),command line)
-environment = $(SCRIPT) --check '$(PYTHON)' --target $@
+environment = $(or $(call first,$(PYTHON),99),$(error PYTHON=$(PYTHON) is no Python that runs, \
+	or older than 3.11)) tools/setup_env.py --check $@
 else
 environment = $(make_environment)
 endif
@@ -41,6 +48,7 @@ test-all: ## Run the tests, the long ones too
 	@$(environment)
 	@$(PYTHON) $(pytest) -m 'long or not long'
 
+test-openmmlab: FOLDER := .venv-openmmlab
 test-openmmlab: ## Run the tests with upstream's mm libraries, in an environment of their own
 	@$(make_environment) --family openmmlab
 	@.venv-openmmlab/bin/python $(pytest)

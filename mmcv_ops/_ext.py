@@ -9,8 +9,6 @@ mmcv.ops asks when it is imported, and say when they are called that they need a
 Nothing but torch and torchvision is imported: any program that imports mmcv.ops comes through here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn

@@ -186,10 +186,8 @@ def check_packages(file_format: str) -> None:
     """Check that what exporting needs is there.
 
     Raises:
-        UserError: PyTorch is too old, or an ONNX package is missing.
+        UserError: An ONNX package is missing.
     """
-    if not hasattr(torch.compiler, 'is_exporting'):
-        raise UserError(f'exporting needs PyTorch 2.7 or later, this is {torch.__version__}')
     for name in ('onnx', 'onnxscript', 'onnxruntime') if file_format == 'onnx' else ():
         try:
             import_module(name)

@@ -46,8 +46,7 @@ class CfgNode:
         return OrderedDict()
 
 
-if hasattr(torch.serialization, 'add_safe_globals'):  # torch 2.4
-    torch.serialization.add_safe_globals([CfgNode])  # timm's reader would refuse the files
+torch.serialization.add_safe_globals([CfgNode])  # timm's reader would refuse the files
 
 for _leaf in LEAF_MODULES:
     register_notrace_module(_leaf)

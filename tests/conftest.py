@@ -36,19 +36,6 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    """A dtype to compute in on the CPU, as an indirect parameter; skips where PyTorch does not."""
-    half = torch.ones(1, 1, dtype=request.param)
-    try:
-        half @ half
-        with torch.autocast('cpu', request.param):
-            half @ half
-    except RuntimeError:
-        pytest.skip(f'PyTorch {torch.__version__} does not compute in {request.param} on the CPU')
-    return request.param
-
-
 @pytest.fixture(scope='session')
 def assert_near() -> Callable[..., None]:
     """Largest difference relative to the expected tensor's largest magnitude, or to ``scale``."""

@@ -1,19 +1,21 @@
-"""The pure parts of tools/setup_env.py: what it decides, not what it installs."""
+"""What tools/setup_env.py and the Makefile decide, not what they install."""
 
 import importlib.util
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / 'tools' / 'setup_env.py'
+WORKFLOW = ROOT / '.github' / 'workflows' / 'check.yml'
 
 
 @pytest.fixture(scope='module')
@@ -58,20 +60,19 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def test_pins_are_read_from_all_files_of_the_family(env, checkout, onedl, openmmlab):
-    shared = {'torch': '2.12.1', 'rich': '15.0.0'}
-    assert env.read_pins(onedl, checkout) == {**shared, 'onedl-mmcv': '2.3.6'}
-    assert env.read_pins(openmmlab, checkout) == {**shared, 'mmcv-lite': '2.1.0'}
+def read_pins(family):
+    """Every requirement of a family, name to version."""
+    lines = [line for path in family.requirements for line in (ROOT / path).read_text().split('\n')]
+    pins = [line.split('==') for line in lines if line and not line.startswith('#')]
+    assert len(pins) == len(dict(pins))
+    return dict(pins)
 
 
 @pytest.mark.parametrize('name', ['onedl', 'openmmlab'])
 def test_every_requirement_of_the_project_is_pinned_once(env, name):
-    family = env.FAMILIES[name]
-    lines = [line for path in family.requirements for line in (ROOT / path).read_text().split('\n')]
-    names = [line.split('==')[0] for line in lines if line and not line.startswith('#')]
-    assert sorted(names) == sorted(env.read_pins(family))
     mmcv = env.environment.FAMILIES[name]['mmcv'][0]
-    assert {'torch', 'torchvision', mmcv, env.HEADLESS} <= set(names)
+    pins = read_pins(env.FAMILIES[name])
+    assert {'torch', 'torchvision', mmcv, env.HEADLESS} <= pins.keys()
 
 
 def test_every_requirement_file_is_of_a_family(env):
@@ -79,8 +80,8 @@ def test_every_requirement_file_is_of_a_family(env):
     assert read == set((ROOT / 'requirements').iterdir())
 
 
-def test_families_differ_in_the_libraries_alone(env, onedl, openmmlab):
-    pins = [env.read_pins(family).items() for family in (onedl, openmmlab)]
+def test_families_differ_in_the_libraries_alone(onedl, openmmlab):
+    pins = [read_pins(family).items() for family in (onedl, openmmlab)]
     differing = {name for name, _ in pins[0] ^ pins[1]}
     assert differing and {name for name in differing if 'mm' not in name} == set()
 
@@ -96,17 +97,17 @@ def test_families_differ_in_the_libraries_alone(env, onedl, openmmlab):
     ],
 )
 def test_fingerprint_follows_what_is_installed(env, onedl, checkout, name, old, new):
-    before = env.fingerprint(onedl, checkout, '3.11.2')
-    assert env.fingerprint(onedl, checkout, '3.11.2') == before
+    before = env.fingerprint(onedl, checkout, '3.11')
+    assert env.fingerprint(onedl, checkout, '3.11') == before
     replace(checkout / name, old, new)
-    assert env.fingerprint(onedl, checkout, '3.11.2') != before
+    assert env.fingerprint(onedl, checkout, '3.11') != before
 
 
 def test_fingerprint_follows_python_and_place(env, onedl, checkout, tmp_path_factory):
-    before = env.fingerprint(onedl, checkout, '3.11.2')
+    before = env.fingerprint(onedl, checkout, '3.11')
     elsewhere = shutil.copytree(checkout, tmp_path_factory.mktemp('elsewhere') / 'checkout')
-    assert env.fingerprint(onedl, checkout, '3.11.3') != before
-    assert env.fingerprint(onedl, elsewhere, '3.11.2') != before
+    assert env.fingerprint(onedl, checkout, '3.12') != before
+    assert env.fingerprint(onedl, elsewhere, '3.11') != before
 
 
 def test_memory_heeds_the_limit_of_a_container(env, tmp_path):
@@ -122,72 +123,151 @@ def test_memory_heeds_the_limit_of_a_container(env, tmp_path):
     assert available_memory(tmp_path / 'none', tmp_path / 'none') is None
 
 
-def test_folders_on_one_disk_are_added_up(env, monkeypatch):
-    root, temp = Path('/root'), Path('/tmp')
-    needs = [(root, 6.0), (temp, 3.0)]
+@pytest.mark.parametrize(
+    ('disks', 'free', 'said'),
+    [
+        ([1, 1], [9.0, 9.0], None),
+        ([1, 1], [8.0, 8.0], r'8\.0 GB free in .*, about 9 GB needed; make room there'),
+        ([1, 2], [6.0, 3.0], None),
+        ([1, 2], [5.5, 3.0], r'5\.5 GB free in .*, about 6 GB needed; make room there'),
+        ([1, 2], [8.0, 1.0], r'1\.0 GB free in /tmp/x, about 3 GB needed; set TMPDIR'),
+    ],
+)
+def test_disk(env, monkeypatch, disks, free, said):
+    places = [env.ROOT, Path('/tmp/x')]
+    disks, free = dict(zip(places, disks, strict=True)), dict(zip(places, free, strict=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(env.tempfile, 'gettempdir', lambda: '/tmp/x')
+        patch.setattr(env.os, 'stat', lambda path: SimpleNamespace(st_dev=disks[path]))
+        usage = lambda path: SimpleNamespace(free=free[path] * 2**30)  # noqa: E731
+        patch.setattr(env.shutil, 'disk_usage', usage)
+        with pytest.raises(env.SetupError, match=said) if said else nullcontext():
+            env.check_disk()
 
-    def problems(devices, free):
-        monkeypatch.setattr(env.os, 'stat', lambda path: SimpleNamespace(st_dev=devices[path]))
-        monkeypatch.setattr(
-            env.shutil, 'disk_usage', lambda path: SimpleNamespace(free=free[path] * 2**30)
+
+@pytest.fixture
+def family(env, tmp_path, monkeypatch):
+    """One whose environment would be in a folder of the test."""
+    monkeypatch.setattr(env.Family, 'venv', tmp_path / 'venv')
+    return env.FAMILIES['onedl']
+
+
+def test_an_environment_that_was_interrupted_or_is_of_another_python_is_made_anew(env, family):
+    assert not env.has_this_python(family)
+    (family.venv / 'bin').mkdir(parents=True)
+    family.python.touch()
+    config = family.venv / 'pyvenv.cfg'
+    config.write_text(f'home = /usr/bin\nversion = {env.VERSION}.2\n')
+    assert not env.has_this_python(family)
+    (family.venv / 'bin/pip').touch()
+    assert env.has_this_python(family)
+    config.write_text(f'home = /usr/bin\nversion = {env.VERSION}1.2\n')
+    assert not env.has_this_python(family)
+    config.write_text(f'home = /usr/bin\nversion = {env.VERSION}.2\n')
+    family.python.unlink()
+    assert not env.has_this_python(family)
+
+
+def test_an_environment_stands_while_its_stamp_is_of_the_pins(env, family):
+    stamp = family.venv / 'setup.stamp'
+    (family.venv / 'bin').mkdir(parents=True)
+    family.python.touch()
+    assert not env.stands(family)
+    stamp.write_text(env.fingerprint(family, ROOT, '3.10'))
+    assert not env.stands(family)
+    stamp.write_text(env.fingerprint(family, ROOT, env.VERSION))
+    assert env.stands(family)
+    family.python.unlink()
+    assert not env.stands(family)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Runs make, dry, where Pythons of these versions are found and no others.
+
+    The one called ``venv`` is the environment's, ``dead`` does not run.
+    """
+    shutil.copy(ROOT / 'Makefile', tmp_path)
+    tool = shutil.which('make') or pytest.skip('there is no make')
+
+    def run(arguments, **versions):
+        (tmp_path / '.venv/bin').mkdir(parents=True, exist_ok=True)
+        for name, version in versions.items():
+            path = tmp_path / ('.venv/bin/python' if name == 'venv' else name.replace('_', '.'))
+            # Answers what the Makefile asks for another version.
+            release = tuple(map(int, version.split('.')))
+            answer = f'import sys; exec(sys.argv[2].replace("sys.version_info", "{release}"))'
+            path.write_text(f'#!{sys.executable} -SE\n{answer if any(release) else "exit(127)"}\n')
+            path.chmod(0o755)
+        return subprocess.run(
+            [tool, '--dry-run', f'SHELL={shutil.which("sh")}', *arguments.split()],
+            cwd=tmp_path,
+            env={'PATH': f'{tmp_path}:/tools'},
+            capture_output=True,
+            text=True,
         )
-        found = env.disk_problems(needs)
-        monkeypatch.undo()
-        return found
 
-    (problem,) = problems({root: 1, temp: 1}, {root: 8.0})
-    assert '8.0 GB free' in problem and '9 GB needed' in problem
-    (problem,) = problems({root: 1, temp: 2}, {root: 8.0, temp: 1.0})
-    assert '/tmp' in problem and 'TMPDIR' in problem
-    assert problems({root: 1, temp: 1}, {root: 9.0}) == []
+    return run
 
 
-def looks(env, **versions):
-    """Finds these Pythons, underscores for the dots in their names, and no others."""
-    found = {name.replace('_', '.'): version for name, version in versions.items()}
-    return lambda path: env.Base(path, found[path]) if path in found else None
+@pytest.mark.parametrize(
+    ('arguments', 'versions', 'chosen'),
+    [
+        ('setup', dict(python3='3.11.9', python3_12='3.12.1'), 'python3'),
+        ('setup', dict(python3='3.10.2', python3_12='3.12.7'), 'python3.12'),
+        ('setup', dict(python3='3.14.0', python3_12='3.12.7'), 'python3.12'),
+        ('setup', dict(python3='0', python3_13='3.13.0'), 'python3.13'),
+        ('setup', dict(venv='3.12.1', python3='3.13.0'), '.venv/bin/python'),
+        ('setup', dict(venv='3.14.1', python3='3.13.0'), '.venv/bin/python'),
+        ('setup', dict(venv='3.10.1', python3='3.13.0'), 'python3'),
+        ('test-openmmlab', dict(venv='3.12.1', python3='3.13.0'), 'python3'),
+        ('setup BASE_PYTHON=python3.14', dict(venv='3.12.1', python3_14='3.14.0'), 'python3.14'),
+        ('setup PYTHON=mine', dict(python3='3.13.0', mine='3.14.0'), 'mine'),
+    ],
+)
+def test_python_that_is_built_on(make, arguments, versions, chosen):
+    done = make(arguments, **versions)
+    assert done.stdout.startswith(f'{chosen} tools/setup_env.py'), done
 
 
-def test_python3_is_preferred_when_in_range(env):
-    base = env.find_base(None, 'make', looks(env, python3='3.11.9', python3_12='3.12.1'))
-    assert base == ('python3', '3.11.9')
+@pytest.mark.parametrize(
+    ('arguments', 'versions', 'said'),
+    [
+        ('setup TRIED=python3', dict(python3='3.10.18'), '3.13 runs as python3; apt-get'),
+        ('setup TRIED=python3', dict(python3='3.15.0'), 'make BASE_PYTHON=/path/to/python3.13'),
+        ('setup BASE_PYTHON=old', dict(python3='3.12.0', old='3.10.1'), 'runs as old; apt-get'),
+        ('setup BASE_PYTHON=dead', dict(python3='3.12.0', dead='0'), 'runs as dead; apt-get'),
+        ('test PYTHON=dead', dict(python3='3.12.0', dead='0'), 'PYTHON=dead is no Python that'),
+        ('test PYTHON=old', dict(python3='3.12.0', old='3.8.1'), 'PYTHON=old is no Python that'),
+    ],
+)
+def test_no_python_to_build_on_is_one_line(make, arguments, versions, said):
+    done = make(arguments, **versions)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.count('\n') == 1 and said in done.stderr
 
 
-def test_candidates_that_do_not_run_are_passed_over(env):
-    base = env.find_base(None, 'make', looks(env, python3='3.10.2', python3_12='3.12.7'))
-    assert base.path == 'python3.12'
-
-
-@pytest.mark.parametrize('version', ['3.10.18', '3.15.0'])
-def test_no_python_in_range(env, version):
-    with pytest.raises(env.SetupError, match=r'no Python 3\.11 to 3\.13.*BASE_PYTHON=') as error:
-        env.find_base(None, 'make setup', looks(env, python3=version))
-    assert error.value.code == 2
-
-
-def test_chosen_python_out_of_range_or_dead(env):
-    look = looks(env, python3_15='3.15.0')
-    with pytest.raises(env.SetupError, match=r'is Python 3\.15\.0; needed is 3\.11 to 3\.13'):
-        env.find_base('python3.15', 'make', look)
-    with pytest.raises(env.SetupError, match='does not run'):
-        env.find_base('python3.99', 'make', look)
-
-
-def test_classifiers_and_range_agree(env):
-    setup_cfg = (ROOT / 'setup.cfg').read_text()
+def test_pythons_are_the_same_everywhere():
+    """In the distribution's metadata, in what make takes, and on the hosted machines."""
+    setup_cfg, makefile = ((ROOT / name).read_text() for name in ('setup.cfg', 'Makefile'))
     minors = [int(minor) for minor in re.findall(r'Python :: 3\.(\d+)', setup_cfg)]
-    assert minors == list(range(env.OLDEST[1], env.NEWEST[1] + 1))
-    assert 'python_requires = >={}.{}\n'.format(*env.OLDEST) in setup_cfg
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    assert f'python_requires = >=3.{minors[0]}\n' in setup_cfg
+    assert f'(3, {minors[0]}) <=' in makefile
+    assert f'$(call first,$(TRIED),{minors[-1]})' in makefile
+    tried = re.search(r'^TRIED := (.*)', makefile, re.MULTILINE)[1]
+    assert sorted(re.findall(r'python3\.(\d+)', tried)) == [str(minor) for minor in minors]
+    (job,) = yaml.safe_load(WORKFLOW.read_text())['jobs'].values()
+    assert job['strategy']['matrix']['python'] == [f'3.{minor}' for minor in minors]
 
 
-def test_probe(env, tmp_path):
-    for name, script in {'fails': 'echo no such version; exit 127', 'babbles': 'echo 3'}.items():
-        shim = tmp_path / name
-        shim.write_text(f'#!/bin/sh\n{script}\n')
-        shim.chmod(0o755)
-        assert env.probe(str(shim)) is None
-    assert env.probe(str(tmp_path / 'missing')) is None
-    assert env.probe(sys.executable).version == '{}.{}.{}'.format(*sys.version_info)
+def test_hosted_machines_run_the_two_commands_of_the_readme():
+    (job,) = yaml.safe_load(WORKFLOW.read_text())['jobs'].values()
+    commands = [step['run'] for step in job['steps'] if 'run' in step]
+    readme = (ROOT / 'README.md').read_text().partition('## Two commands')[2].partition('\n## ')[0]
+    assert [line.split()[:2] for line in commands] == [
+        line.split() for line in re.findall(r'^```\n(make .+)\n```$', readme, re.MULTILINE)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -205,46 +285,41 @@ def test_remedy_for_an_existing_environment(env, missing, name, command):
     assert env.environment.remedy_for(missing, 'py', name).endswith(command)
 
 
-def run(*arguments):
+def check(python, target, **variables):
+    """Checks an environment as the Makefile does."""
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, cwd=ROOT
+        [python, str(SCRIPT), '--check', target],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **variables},
     )
 
 
 def test_existing_environment_is_only_checked(tmp_path):
-    bare = tmp_path / 'python'
-    bare.write_text(f'#!/bin/sh\nexec {sys._base_executable} -S "$@"\n')
-    bare.chmod(0o755)
-    result = run('--check', str(bare), '--target', 'lint')
+    bare = tmp_path / 'env'
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', bare], check=True)
+    python = bare / 'bin/python'
+    result = check(python, 'lint', PYTHONPATH='')
     assert result.returncode == 2
-    assert result.stderr == f'set-up: {bare} lacks ruff; {bare} -m pip install ruff\n'
-
-
-@pytest.mark.parametrize('arguments', [('--base-python', '/bin/false'), ('--check', '/bin/false')])
-def test_bad_input_is_one_line_and_status_2(arguments):
-    result = run(*arguments)
-    assert result.returncode == 2
-    assert result.stderr.count('\n') == 1 and 'does not run' in result.stderr
+    assert result.stderr == f'set-up: {python} lacks ruff; {python} -m pip install ruff\n'
 
 
 def test_existing_environment_with_both_families(env, monkeypatch):
-    answer = {'found': dict.fromkeys(env.NEEDED['demo'], '/'), 'names': ['onedl-mmcv', 'mmdet']}
-    monkeypatch.setattr(env.subprocess, 'check_output', lambda *args, **kwargs: json.dumps(answer))
+    installed = {'onedl-mmcv': '2.3.6', 'mmdet': '3.3.0'}
+    monkeypatch.setattr(env.environment, 'installed_distributions', lambda: installed)
     with pytest.raises(env.SetupError, match=r'both families.*uninstall -y onedl-mmcv mmdet &&'):
-        env.check_existing('python3', 'demo')
+        env.check_existing('demo')
 
 
-def test_modules_are_looked_for_without_importing_them(env, tmp_path):
+def test_modules_are_looked_for_without_importing_them(env, tmp_path, monkeypatch):
     """The module that is shipped with this package lies in mmcv's folder, or where it says so."""
-    (tmp_path / 'mmcv').mkdir()
-    (tmp_path / 'mmcv' / '__init__.py').write_text('raise SystemExit(1)')
+    (tmp_path / 'some').mkdir()
+    (tmp_path / 'some' / '__init__.py').write_text('raise SystemExit(1)')
     (tmp_path / 'folder').mkdir()
-
-    def probe():
-        command = [sys.executable, '-c', env.PROBE_MODULES, 'mmcv', 'mmcv._there', 'folder']
-        environ = {**os.environ, 'PYTHONPATH': str(tmp_path)}
-        return json.loads(subprocess.check_output(command, env=environ))['found']
-
-    assert probe() == {'mmcv': str(tmp_path / 'mmcv'), 'mmcv._there': False, 'folder': ''}
-    (tmp_path / 'mmcv' / '_there.py').touch()
-    assert probe()['mmcv._there'] is True
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ('some', 'some._there', 'folder', 'absent', 'absent.module')
+    found = {name: env.place(name) for name in names}
+    assert found == {**dict.fromkeys(names), 'some': str(tmp_path / 'some/__init__.py')}
+    (tmp_path / 'some' / '_there.py').touch()
+    importlib.invalidate_caches()
+    assert env.place('some._there') == str(tmp_path / 'some/_there.py')

@@ -289,9 +289,6 @@ def released(name, model, tmp_path, monkeypatch):
     return path
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.serialization, 'add_safe_globals'), reason='timm refuses the file before 2.4'
-)
 @both
 def test_released_checkpoint(name, model, released):
     image = torch.randn(1, 3, 64, 64)

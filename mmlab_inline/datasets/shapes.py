@@ -12,8 +12,6 @@ a seed, and two machines that draw the same picture get the same pixels. Three r
 A change to the drawing alters every picture of every user: raise :data:`VERSION` with it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -10,12 +10,12 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import FlexibleRunner
 from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
-from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from ..layers import Block
 from ..registry import RUNNERS, STRATEGIES
 from ..runs.seeding import prefer_deterministic_algorithms
-from ..utils import UserError, written_atomically
+from ..utils import written_atomically
 from .atomic_backend import told_how_to_go_on
 from .model import errors_of_build
 
@@ -84,35 +84,14 @@ class ShardedStrategy(FSDPStrategy):
             prefer_deterministic_algorithms()
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
-        check_fsdp()
         self.model_wrapper = {
             'type': 'MMFullyShardedDataParallel',
-            # Of torch's policies the one that mmengine takes for callable in every version.
-            'auto_wrap_policy': partial(
-                transformer_auto_wrap_policy, transformer_layer_cls={Block}
-            ),
+            'auto_wrap_policy': ModuleWrapPolicy({Block}),
             **(self.model_wrapper or {}),
         }
         if not torch.cuda.is_available():
             self.model_wrapper['device_id'] = torch.device('cpu')
         return super()._wrap_model(model)
-
-
-def check_fsdp() -> None:
-    """Check that torch's FSDP runs on this machine.
-
-    Raises:
-        UserError: There is no GPU, and this torch needs one.
-    """
-    if torch.cuda.is_available():
-        return
-    try:
-        torch.cpu.Stream(priority=0)  # as FSDP makes them
-    except TypeError:
-        raise UserError(
-            f'FSDP of PyTorch {torch.__version__} needs a GPU; take a later PyTorch, or start '
-            'without the strategy'
-        ) from None
 
 
 @RUNNERS.register_module()

@@ -2,8 +2,24 @@
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from .compat import is_autocast_enabled_on_cpu, is_compiling, is_transforming
+
+def is_transforming() -> bool:
+    """Whether torch.func or forward-mode differentiation is at work on what is computed now."""
+    # No public function tells; the first is what torch.autograd.Function itself asks.
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being captured: its replays use the memory that is used now."""
+    # Asked without a driver, torch raises.
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def is_faking() -> bool:
+    """Whether what is made now only stands for numbers (fake tensors, for one)."""
+    return type(torch.empty(0, device='cpu')) is not Tensor
 
 
 def runs_eagerly_on_cpu(x: Tensor) -> bool:
@@ -13,10 +29,10 @@ def runs_eagerly_on_cpu(x: Tensor) -> bool:
     differentiation, and autocast decides about each of them.
     """
     return (
-        not is_compiling()
+        not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not is_transforming()
         and x.device.type == 'cpu'
         and x.dtype in (torch.float32, torch.float64)
-        and not is_autocast_enabled_on_cpu()
+        and not torch.is_autocast_enabled('cpu')
     )

@@ -9,5 +9,4 @@ def is_exporting() -> bool:
     A branch on a size would then bake the example's size in, and the tracer of ONNX knows fewer
     operations.
     """
-    check = getattr(torch.compiler, 'is_exporting', None)  # torch 2.7
-    return (check is not None and check()) or torch.onnx.is_in_onnx_export()
+    return torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()

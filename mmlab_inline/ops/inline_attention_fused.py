@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .compat import is_capturing, is_faking, is_transforming
+from .eager import is_capturing, is_faking, is_transforming
+from .exporting import is_exporting
 from .inline_attention import (
     InLineWeights,
     fold_projections,
@@ -20,8 +21,7 @@ from .inline_attention import (
 
 _DEVICE_TYPE = 'cuda'
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# What is used of torch is all there once this is (torch 2.7).
-_INSTALLED = find_spec('triton') is not None and hasattr(torch.compiler, 'is_exporting')
+_INSTALLED = find_spec('triton') is not None
 
 
 def inline_attention_fused(
@@ -71,7 +71,7 @@ def triton_is_available(x: Tensor) -> bool:
     """
     if not _INSTALLED or x.device.type != _DEVICE_TYPE or x.dtype not in _DTYPES:
         return False
-    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or torch.compiler.is_exporting():
+    if torch.jit.is_tracing() or is_exporting():
         return False
     if not len(x) or isinstance(x, FakeTensor):  # nothing to launch a kernel for
         return False

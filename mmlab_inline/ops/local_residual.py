@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compat import is_compiling
 from .exporting import is_exporting
 
 # Above this many samples (windows, mostly) one grouped convolution beats a loop over samples.
@@ -47,7 +46,7 @@ def dynamic_depthwise3x3(
     image = x.unflatten(1, hw_shape).permute(0, 3, 1, 2)  # (B, C, H, W) view, channels last
     bias = None if bias is None else bias.to(x.dtype)
     # One rounding less inside the convolution; inductor (torch 2.12) cannot lower it there.
-    inside = None if is_compiling() or method == 'shift' else bias
+    inside = None if torch.compiler.is_compiling() or method == 'shift' else bias
     out = _METHODS[method](image, kernel.to(x.dtype), inside)
     if bias is not None and inside is None:
         out = out + bias[:, :, None, None]

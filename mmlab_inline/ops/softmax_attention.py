@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compat import is_transforming
+from .eager import is_transforming
 from .exporting import is_exporting
 from .inline_attention import without_autocast
 

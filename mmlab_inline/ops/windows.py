@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .compat import is_capturing, is_compiling, is_faking, is_transforming
+from .eager import is_capturing, is_faking, is_transforming
 from .exporting import is_exporting
 
 
@@ -114,7 +114,8 @@ def shift_mask(
     """
     # Neither symbols nor what stands for numbers may be kept; nor may a CUDA graph be left with the
     # address of what is dropped from the cache later.
-    if is_compiling() or is_exporting() or is_transforming() or is_faking() or is_capturing():
+    passing = torch.compiler.is_compiling() or is_exporting() or is_transforming()
+    if passing or is_faking() or is_capturing():
         return _shift_mask(hw_shape, window_size, shift, device)
     stream = torch.cuda.current_stream(device) if device.type == 'cuda' else None
     return _kept_shift_mask(hw_shape, window_size, shift, device, stream)

@@ -46,15 +46,17 @@ def mixer_and_tokens(randomised, **settings):
     return mixer, torch.randn(3, SHAPE[0] * SHAPE[1], 16, dtype=torch.float64)
 
 
-def test_a_precision_that_torch_lacks(monkeypatch):
+def test_a_precision_that_the_gpu_lacks(monkeypatch):
     def autocast(*args):
-        raise RuntimeError('Currently, AutocastCPU only support Bfloat16')
+        raise RuntimeError('Current CUDA Device does not support bfloat16.')
 
     Device.asked_for('cpu', 'bf16')
+    Device.asked_for('cpu', 'fp16')
     Device.asked_for('cpu', None)
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch, 'autocast', autocast)
-    with pytest.raises(UserError, match=r'--amp fp16: PyTorch .* has no fp16 on the cpu; take'):
-        Device.asked_for('cpu', 'fp16')
+    with pytest.raises(UserError, match='--amp bf16: the GPU has no bf16; take'):
+        Device.asked_for('cuda', 'bf16')
 
 
 @pytest.mark.parametrize('kernel', ['identity', 'relu', 'leakyrelu', 'exp'])

@@ -207,9 +207,7 @@ def test_batch_mates_of_equal_size_do_not_matter(cls, build_narrow, randomised, 
                 assert_near(alone[stage], together[stage][index : index + 1], 1e-5)
 
 
-@pytest.mark.parametrize(
-    'dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'], indirect=True
-)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
 @both
 def test_autocast(cls, dtype, build_narrow, randomised):
     model = randomised(build_narrow(cls, attention=MIXED)).train()

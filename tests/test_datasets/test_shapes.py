@@ -1,7 +1,5 @@
 """Tests of the drawn shapes: pixels that never drift, exact annotations, safe writing."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

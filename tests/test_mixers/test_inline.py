@@ -182,9 +182,7 @@ def test_nearest_name_is_suggested():
         InLineAttention(8, 2, kernel='leaky_relu')
 
 
-@pytest.mark.parametrize(
-    'dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'], indirect=True
-)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
 @pytest.mark.parametrize('form', ['fast', 'linear'])
 def test_autocast_trains(form, dtype, use_form, randomised):
     use_form(form)
@@ -202,7 +200,6 @@ def test_autocast_trains(form, dtype, use_form, randomised):
     'dtype',
     [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.long)],
     ids=['bf16', 'fp16'],
-    indirect=True,
 )
 def test_autocast_of_large_activations_on_256000_tokens(dtype, assert_near):
     """Inputs up to 180, outputs of 3,500, where float16 ends at 65,504."""

@@ -246,9 +246,7 @@ def test_injective_where_divisive_normalisation_is_not():
 
 @pytest.mark.parametrize('mean', [1, 100])
 @pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'half-inputs'])
-@pytest.mark.parametrize(
-    'dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'], indirect=True
-)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
 def test_half_precision_on_64000_tokens(dtype, autocast, mean):
     hw_shape, num_heads = (200, 320), 2
     inputs = draw(hw_shape, 64, mean, batch=1)
@@ -273,7 +271,7 @@ def test_half_precision_on_64000_tokens(dtype, autocast, mean):
 
 @pytest.mark.parametrize('autocast', [True, False], ids=['autocast', 'half-inputs'])
 @pytest.mark.parametrize('form', ['linear', 'fast'])
-@pytest.mark.parametrize('dtype', [torch.float16], ids=['fp16'], indirect=True)
+@pytest.mark.parametrize('dtype', [torch.float16], ids=['fp16'])
 def test_sums_over_64000_tokens_do_not_overflow(dtype, form, autocast, assert_near):
     inputs = draw((200, 320), 64, 1, batch=1)
     inputs['x'] *= 8  # an unscaled sum of squares would be 8^2 * 64,000, the largest half is 65,504
@@ -284,9 +282,7 @@ def test_sums_over_64000_tokens_do_not_overflow(dtype, form, autocast, assert_ne
     assert_near(out, call(inline_attention_linear, exact, (200, 320), 2), 2e-3)
 
 
-@pytest.mark.parametrize(
-    'dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'], indirect=True
-)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
 def test_half_precision_gradients_are_finite(dtype):
     inputs = draw((200, 320), 64, 10, batch=1)
     for form in ('linear', 'fast'):

@@ -22,8 +22,7 @@ from mmengine.registry import HOOKS
 
 from mmlab_inline.datasets import write_dataset
 from mmlab_inline.engine import find_checkpoint
-from mmlab_inline.engine.fsdp import check_fsdp
-from mmlab_inline.utils import UserError, load_checkpoint
+from mmlab_inline.utils import load_checkpoint
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -378,30 +377,9 @@ default_hooks['checkpoint'] = dict(interval=3)
 LOG_SIZE = 100_000
 
 
-@pytest.fixture
-def fsdp():
-    try:
-        check_fsdp()
-    except UserError as error:
-        pytest.skip(str(error))
-    return FSDP
-
-
-def test_fsdp_needs_a_gpu_with_old_torch(monkeypatch):
-    def stream():
-        pass
-
-    monkeypatch.setattr(torch.cpu, 'Stream', stream)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(UserError, match=r'FSDP of PyTorch .* needs a GPU; take a later PyTorch'):
-        check_fsdp()
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    check_fsdp()
-
-
 @pytest.mark.long
-def test_fsdp_trains_and_resumes_as_one_process(fsdp, whole, launch, write_config, folder):
-    config = write_config('fsdp', SEGMENTOR + EXACT + fsdp)
+def test_fsdp_trains_and_resumes_as_one_process(whole, launch, write_config, folder):
+    config = write_config('fsdp', SEGMENTOR + EXACT + FSDP)
     shared, resumed, loaded = (folder / name for name in ('fsdp', 'fsdp_resumed', 'fsdp_loaded'))
     launch(2, 'train.py', config, '--work-dir', shared, '--seed', '3')
     assert_trained_as(whole, shared)
@@ -425,8 +403,8 @@ def test_fsdp_trains_and_resumes_as_one_process(fsdp, whole, launch, write_confi
 
 @pytest.mark.long
 @pytest.mark.parametrize('kind', ['ddp', 'fsdp'])
-def test_full_disk_ends_the_run(kind, launch, write_config, folder, request):
-    strategy = request.getfixturevalue('fsdp') if kind == 'fsdp' else ''
+def test_full_disk_ends_the_run(kind, launch, write_config, folder):
+    strategy = FSDP if kind == 'fsdp' else ''
     config = write_config(f'full_{kind}', SEGMENTOR + EXACT + strategy + FULL)
     work_dir = folder / f'full_{kind}'
     first, second = launch(2, 'train.py', config, '--work-dir', work_dir, status=2)

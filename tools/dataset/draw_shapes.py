@@ -1,7 +1,5 @@
 """Draw the set of shapes that stands in for COCO and ADE20K."""
 
-from __future__ import annotations
-
 import argparse
 import sys
 from collections.abc import Sequence

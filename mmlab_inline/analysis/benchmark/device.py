@@ -35,8 +35,8 @@ class Device:
         """The device of ``--device`` and ``--amp``; without a name a GPU if there is one.
 
         Raises:
-            UserError: There is no GPU, or torch does not compute in this precision there: PyTorch
-                2.1 has no float16 on the CPU.
+            UserError: There is no GPU, or it does not compute in this precision: older ones have no
+                bfloat16.
         """
         has_gpu = torch.cuda.is_available()
         if name == 'cuda' and not has_gpu:
@@ -49,8 +49,7 @@ class Device:
                     pass
         except RuntimeError:
             raise UserError(
-                f'--amp {amp}: PyTorch {torch.__version__} has no {amp} on the {device.type}; '
-                'take another dtype or leave it out'
+                f'--amp {amp}: the GPU has no {amp}; take another dtype or leave it out'
             ) from None
         return device
 
