@@ -21,6 +21,7 @@ from ..datasets.checks.finding import first_fatal
 from ..datasets.checks.settings import class_names, dataset_class
 from ..runs import (
     check_metric_names,
+    confine_autocast,
     prepare_metrics,
     silenced,
     tidy_screen,
@@ -76,7 +77,9 @@ class CheckedRunner(Runner):
             UserError: It does not build.
         """
         with errors_of_build():
-            return super().build_model(model)
+            model = super().build_model(model)
+        confine_autocast(model)
+        return model
 
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:
         """Build an evaluator, whose metrics may read annotations.

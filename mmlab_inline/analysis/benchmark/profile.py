@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ...mixers import TokenMixer
-from .forms import replaced
+from ...runs import replaced
 from .subjects import Subject
 
 # The first kind with a word in an operator's name counts it.
