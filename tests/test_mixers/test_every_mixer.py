@@ -189,8 +189,8 @@ def test_half_precision_stays_finite(choice, dtype, scale):
 @every
 @pytest.mark.parametrize('dtype', [torch.bfloat16], indirect=True)
 def test_autocast_rounds_and_no_more(choice, dtype, randomised):
-    mixer = build_attention(choice, 64, 2, grid=(14, 14))
-    for mixer in (mixer, randomised(copy.deepcopy(mixer))):
+    fresh = build_attention(choice, 64, 2, grid=(14, 14))
+    for mixer in (fresh, randomised(copy.deepcopy(fresh))):
         # bfloat16 does not count up to 300.
         for hw_shape in ((28, 30), (2, 300)):
             x = torch.randn(2, hw_shape[0] * hw_shape[1], 64)
