@@ -86,6 +86,12 @@ class ArgumentParser(argparse.ArgumentParser):
             help=f'override settings, e.g. {example}',
         )
 
+    def add_amp_argument(self) -> None:
+        """--amp."""
+        self.add_argument(
+            '--amp', action='store_true', help='mixed precision: fp16 on a GPU, bf16 on a CPU'
+        )
+
     def add_run_arguments(self) -> None:
         """What a run has beside its config; :func:`.engine.load_run_config` reads it.
 

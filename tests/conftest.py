@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmlab_inline.ops import dispatch
+from mmlab_inline.runs import confine_autocast
 
 DATA = Path(__file__).parent / 'data'
 
 # Tests are of the CPU, also on a machine with a GPU; nothing has asked for one yet. `make test-gpu`
 # is of the card.
-if os.environ.get('MMLAB_INLINE_TEST_GPU') != '1':
+if os.environ.get('MMLAB_INLINE_TEST_GPU') != 'cuda':
     os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
@@ -132,6 +133,51 @@ def build_narrow() -> Callable[..., nn.Module]:
         return cls(arch, **settings)
 
     return build
+
+
+@pytest.fixture
+def try_mixed_precision(monkeypatch: pytest.MonkeyPatch) -> Callable[[nn.Module, dict], None]:
+    """Takes a step and predicts in bfloat16: what is no network's gets float32, boxes above all."""
+
+    def check(model: nn.Module, batch: dict) -> None:
+        coordinates = []
+
+        def recorded(op: Callable) -> Callable:
+            def call(*tensors: Tensor, **settings: object) -> object:
+                assert {t.dtype for t in tensors[:2]} == {torch.float32}, op
+                coordinates.append(tensors[op.__name__ != 'nms'])
+                return op(*tensors, **settings)
+
+            return call
+
+        for module, name in (('nms', 'nms'), ('roi_align', 'roi_align_forward')):
+            ops = import_module(f'mmcv.ops.{module}').ext_module
+            monkeypatch.setattr(ops, name, recorded(getattr(ops, name)))
+
+        confine_autocast(model)
+        model.train()
+        model.zero_grad()
+        with torch.autocast('cpu', torch.bfloat16):
+            losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
+        total, _ = model.parse_losses(losses)
+        total.backward()
+        assert total.dtype is torch.float32 and total.isfinite()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+        model.eval()
+        one = model.data_preprocessor({key: value[:1] for key, value in batch.items()}, False)
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16):
+            (sample,) = model(**one, mode='predict')
+        if 'seg_logits' in sample:
+            assert sample.seg_logits.data.dtype is torch.float32
+        else:
+            coordinates.append(sample.pred_instances.bboxes)
+        for boxes in filter(len, coordinates):
+            assert boxes.dtype is torch.float32
+            whole = torch.equal(boxes.round(), boxes)  # extents of masks
+            assert whole or not torch.equal(boxes.bfloat16().float(), boxes)
+
+    return check
 
 
 @pytest.fixture

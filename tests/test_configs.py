@@ -453,7 +453,7 @@ def test_model_at_full_size(recipe, no_random_init):
         ),
     ],
 )
-def test_loss_and_prediction(path):
+def test_loss_and_prediction(path, try_mixed_precision):
     cfg = copy.deepcopy(parsed(path))
     drop_pretrained(cfg)
     size = (64, 96)
@@ -474,12 +474,13 @@ def test_loss_and_prediction(path):
 
     model.eval()
     with torch.no_grad():
-        batch = model.data_preprocessor({key: value[:1] for key, value in batch.items()}, False)
-        (sample,) = model(**batch, mode='predict')
+        one = model.data_preprocessor({key: value[:1] for key, value in batch.items()}, False)
+        (sample,) = model(**one, mode='predict')
     if cfg.default_scope == 'mmdet':
         assert torch.isfinite(sample.pred_instances.bboxes).all()
     else:
         assert sample.pred_sem_seg.data.shape == (1, *size)
+    try_mixed_precision(model, batch)
 
 
 def few_proposals(model: dict) -> None:

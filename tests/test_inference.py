@@ -129,6 +129,22 @@ def test_one_tile_is_the_whole_image(task, build):
         assert_same(found, expected)
 
 
+@pytest.mark.parametrize('tile', [None, 96])
+def test_mixed_precision(tile, build):
+    """Nearly the same label map, and the same objects in kind, of the same dtypes."""
+    for task in DEMO:
+        ((_, exact),), ((_, found),) = (
+            build(task, amp=amp, tile=tile, overlap=16)(frames(SIZES[:1])) for amp in (False, True)
+        )
+        if task == 'mmseg':
+            assert found.dtype == exact.dtype
+            assert 0 < (found != exact).mean() < 0.1
+        else:
+            assert len(found.boxes) and len(found.masks) == len(found.boxes)
+            assert found.boxes.dtype == exact.boxes.dtype
+            assert not np.array_equal(found.scores[:9], exact.scores[:9])
+
+
 def test_results_are_those_of_the_libraries(build):
     """The same pixels and weights through mmdet.apis and mmseg.apis."""
     from mmdet.apis import inference_detector

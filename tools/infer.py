@@ -47,6 +47,7 @@ def parse_args() -> argparse.Namespace:
         '--batch-size', type=positive, default=1, metavar='N', help='images that run together'
     )
     parser.add_argument('--device', help='default: the GPU, or the CPU if there is none')
+    parser.add_amp_argument()
     parser.add_argument(
         '--tile',
         type=positive,
@@ -84,6 +85,7 @@ def main() -> None:
         read_frames,
         recorded,
     )
+    from mmlab_inline.runs import describe_amp
 
     use_safe_loading()
     keep_freed_memory()
@@ -91,15 +93,19 @@ def main() -> None:
     console = Console(stderr=True)
     with exit_on_user_error():
         sources = find_sources(args.inputs, left_out)
+        device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
         predictor = Predictor(
             load_config(args.config, args.cfg_options),
             args.checkpoint,
-            args.device or ('cuda' if torch.cuda.is_available() else 'cpu'),
+            device,
             batch_size=args.batch_size,
             score_thr=args.score_thr,
             tile=args.tile,
             overlap=args.overlap or 0,
+            amp=args.amp,
         )
+        if args.amp:
+            print(describe_amp(device))
         writer = ResultWriter(args.out, predictor, not args.no_pictures, args.json)
         columns = (
             BarColumn(),

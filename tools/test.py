@@ -32,6 +32,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='predict each image and its mirror image, and merge both: label maps and boxes',
     )
+    parser.add_amp_argument()
     return parser.parse_args()
 
 
@@ -52,7 +53,7 @@ def main() -> None:
     from mmlab_inline.engine.runner import CheckedRunner
     from mmlab_inline.inference import enable_tta
     from mmlab_inline.report import EVALUATED
-    from mmlab_inline.runs import work_dir_of_test
+    from mmlab_inline.runs import enable_amp, work_dir_of_test
 
     use_safe_loading()
     keep_freed_memory()
@@ -63,6 +64,8 @@ def main() -> None:
         cfg.work_dir = work_dir_of_test(cfg.work_dir, bool(args.work_dir), args.checkpoint)
         drop_pretrained(cfg)
         check_data(cfg, 'test')
+        if args.amp:
+            print(enable_amp(cfg, train=False))
         if args.tta:
             enable_tta(cfg)
         if args.out:

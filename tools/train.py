@@ -45,11 +45,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='with --load-from: the classes differ; tensors shaped by their number start afresh',
     )
-    parser.add_argument(
-        '--amp',
-        action='store_true',
-        help='mixed precision: fp16 on a GPU, bf16 on the CPU (segmentors only)',
-    )
+    parser.add_amp_argument()
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -81,7 +77,6 @@ def main() -> None:
         check_data,
         check_pretrained,
         drop_pretrained,
-        enable_amp,
         end_processes,
         errors_of_other_processes,
         keep_freed_memory,
@@ -91,7 +86,7 @@ def main() -> None:
         use_safe_loading,
     )
     from mmlab_inline.engine.runner import CheckedRunner
-    from mmlab_inline.runs import work_dir_of_training
+    from mmlab_inline.runs import enable_amp, work_dir_of_training
 
     use_safe_loading()
     keep_freed_memory()
@@ -117,7 +112,7 @@ def main() -> None:
         if args.new_classes and 'runner_type' in cfg:
             raise UserError('--new-classes works without a strategy only; start without FSDP')
         if args.amp:
-            print(enable_amp(cfg))
+            print(enable_amp(cfg, train=True))
 
     start_processes(cfg, args.timeout)
     with exit_on_user_error(), errors_of_other_processes(cfg):

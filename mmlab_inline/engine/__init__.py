@@ -1,8 +1,7 @@
-"""What a run needs beyond mmengine: checked configs, exact resuming, mixed precision on CPU."""
+"""What a run needs beyond mmengine: checked configs, exact resuming, whole checkpoints."""
 
 from ..cli import ArgumentParser
 from .allocator import keep_freed_memory
-from .amp import enable_amp
 from .backbone_constructor import BackboneConstructor, LayerDecayConstructor
 from .checkpoint_hook import AtomicCheckpointHook
 from .config import check_options, drop_pretrained, load_config
@@ -40,7 +39,6 @@ __all__ = [
     'check_options',
     'check_pretrained',
     'drop_pretrained',
-    'enable_amp',
     'end_processes',
     'errors_of_other_processes',
     'find_checkpoint',

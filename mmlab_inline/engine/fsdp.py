@@ -14,6 +14,7 @@ from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
 from ..layers import Block
 from ..registry import RUNNERS, STRATEGIES
+from ..runs import confine_autocast
 from ..runs.seeding import prefer_deterministic_algorithms
 from ..utils import written_atomically
 from .atomic_backend import told_how_to_go_on
@@ -106,6 +107,7 @@ class StrategyRunner(FlexibleRunner):
         super().__init__(*args, **settings)
         with errors_of_build():
             self.model = self.strategy.build_model(self.model)
+        confine_autocast(self.model)
 
     def save_checkpoint(self, *args: object, meta: dict | None = None, **settings: object) -> None:
         """Save; ``meta`` comes last."""

@@ -23,6 +23,7 @@ from ..datasets.checks.finding import first_fatal
 from ..datasets.checks.settings import class_names, dataset_class
 from ..runs import (
     check_metric_names,
+    confine_autocast,
     prepare_metrics,
     silenced,
     tidy_screen,
@@ -82,6 +83,7 @@ class CheckedRunner(Runner):
         preprocessor = getattr(model, 'data_preprocessor', None)
         if isinstance(preprocessor, BaseDataPreprocessor):
             preprocessor._non_blocking = True  # not every one of mmseg and mmdet takes the keyword
+        confine_autocast(model)
         return model
 
     def build_evaluator(self, evaluator: Evaluator | dict | list) -> Evaluator:

@@ -13,6 +13,7 @@ from torch import nn
 
 from ..datasets.checks import innermost_datasets
 from ..engine.model import build_model, load_weights
+from ..runs import amp_dtype, check_amp, confine_autocast
 from ..utils import UserError
 from .failures import recorded
 from .pictures import class_colours
@@ -39,6 +40,7 @@ class Predictor:
         score_thr: Objects of a lower score are left out.
         tile: Side of the tiles that images are cut into, pixels; None: images run whole.
         overlap: Pixels that neighbouring tiles share.
+        amp: Compute in mixed precision.
 
     Attributes:
         classes: Their names.
@@ -48,7 +50,7 @@ class Predictor:
 
     Raises:
         UserError: The config has no model or one that does not build, the checkpoint is of another
-            one, or there is no such device.
+            one, there is no such device, or no mixed precision on it.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Predictor:
         score_thr: float = 0.0,
         tile: int | None = None,
         overlap: int = 0,
+        amp: bool = False,
     ) -> None:
         scope = cfg.get('default_scope')
         if scope not in ('mmdet', 'mmseg') or 'model' not in cfg:
@@ -69,7 +72,11 @@ class Predictor:
         self.batch_size, self.score_thr = batch_size, score_thr
         self.tile, self.overlap = tile, overlap
         init_default_scope(scope)
-        self.model = build_model(cfg.model, device=_checked_device(device))
+        self.device, self.amp = _checked_device(device), amp
+        self.model = build_model(cfg.model, device=self.device)
+        if amp:
+            check_amp(self.device.type, scope)
+            confine_autocast(self.model)
         meta = load_weights(self.model, checkpoint).get('dataset_meta') or {}
 
         datasets = list(innermost_datasets((cfg.get('test_dataloader') or {}).get('dataset')))
@@ -168,7 +175,8 @@ class Predictor:
     def _run(self, batch: list[dict]) -> list:
         data = {key: [each[key] for each in batch] for key in ('inputs', 'data_samples')}
         try:
-            with torch.no_grad():
+            dtype = amp_dtype(self.device.type)
+            with torch.no_grad(), torch.autocast(self.device.type, dtype, enabled=self.amp):
                 return self.model.test_step(data)
         except torch.cuda.OutOfMemoryError:
             raise MemoryError(

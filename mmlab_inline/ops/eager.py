@@ -1,4 +1,4 @@
-"""Where the forms with a backward pass of their own may run."""
+"""How torch computes at this moment, and where forms with a backward pass of their own may run."""
 
 import torch
 from torch import Tensor

@@ -1,5 +1,6 @@
 """What stands around a run: its folder, what a person sees of it, the metrics it goes by."""
 
+from .amp import amp_dtype, check_amp, confine_autocast, describe_amp, enable_amp, replaced
 from .loaders import without_contradictions
 from .metrics import check_metric_names, metric_names, prepare_metrics
 from .screen import ProgressHook, import_quietly, silenced, tidy_screen
@@ -15,11 +16,17 @@ __all__ = [
     'INTERRUPTED',
     'LAST_CHECKPOINT',
     'ProgressHook',
+    'amp_dtype',
+    'check_amp',
     'check_metric_names',
+    'confine_autocast',
+    'describe_amp',
+    'enable_amp',
     'import_quietly',
     'iterations_done',
     'metric_names',
     'prepare_metrics',
+    'replaced',
     'silenced',
     'tidy_screen',
     'without_contradictions',

@@ -23,13 +23,13 @@ from mmlab_inline.analysis.benchmark import (
     form_forwards,
     measure,
     released,
-    replaced,
     tables,
 )
 from mmlab_inline.analysis.benchmark.forms import _INLINE_FORMS
 from mmlab_inline.engine import load_config
 from mmlab_inline.mixers import Site, build_attention
 from mmlab_inline.ops import InLineWeights, inline_attention_naive, token_mean
+from mmlab_inline.runs import replaced
 from mmlab_inline.utils import UserError
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

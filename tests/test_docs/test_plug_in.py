@@ -71,7 +71,7 @@ def test_channels():
 
 
 @pytest.mark.parametrize('title', CONFIGS)
-def test_config(title, tmp_path, no_random_init):
+def test_config(title, tmp_path, no_random_init, try_mixed_precision):
     cfg = read(title, tmp_path)
     check_weights(cfg)
     drop_pretrained(cfg)
@@ -99,6 +99,8 @@ def test_config(title, tmp_path, no_random_init):
     frozen = [p for p in backbone.parameters() if not p.requires_grad]
     assert bool(frozen) == (backbone.frozen_stages >= 0)
 
+    if cfg.default_scope in ('mmdet', 'mmseg'):
+        try_mixed_precision(model, batch)
     check_statistics(model.data_preprocessor, channels)
     check_optimizer(cfg, model)
 

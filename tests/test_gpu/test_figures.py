@@ -86,8 +86,6 @@ def test_backbone(name, size, amp, device, on_card, record):
 @precisions
 @pytest.mark.parametrize('path', [MASK_RCNN, UPERNET], ids=['mask-rcnn', 'upernet'])
 def test_whole_model(path, amp, device, on_card, record):
-    if amp and not on_card:
-        pytest.skip('rehearsed without')
     subject = ConfigSubject(
         Device(device, amp), load_config(str(path)), path.stem.partition('_8xb2')[0], 2
     )

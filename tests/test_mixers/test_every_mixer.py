@@ -4,6 +4,7 @@ Values and gradients are held against fixtures: tests/data/mixers has one or mor
 that came after InLine, PVT's and Swin's, which have test files of their own.
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -202,6 +203,22 @@ def test_half_precision_stays_finite(choice, dtype, scale):
         assert largest_difference(out, exact.double()) < 0.06
     with torch.autocast('cpu', dtype):
         assert mixer(x.float(), (64, 64)).isfinite().all()
+
+
+@every
+@pytest.mark.parametrize('dtype', [torch.bfloat16], indirect=True)
+def test_autocast_rounds_and_no_more(choice, dtype, randomised):
+    fresh = build_attention(choice, 64, 2, grid=(14, 14))
+    for mixer in (fresh, randomised(copy.deepcopy(fresh))):
+        # bfloat16 does not count up to 300.
+        for hw_shape in ((28, 30), (2, 300)):
+            x = torch.randn(2, hw_shape[0] * hw_shape[1], 64)
+            with torch.no_grad():
+                exact = mixer(x, hw_shape)
+                with torch.autocast('cpu', dtype):
+                    out = mixer(x, hw_shape)
+            assert out.dtype is dtype
+            assert largest_difference(out, exact.double()) < 0.015
 
 
 @every

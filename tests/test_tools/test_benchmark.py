@@ -147,7 +147,6 @@ def test_config(benchmark, tmp_path, config):
         (['backbone', 'inline-pvt-t', '--options', 'inline_window_size=7'], 'whole maps'),
         (['backbone', 'inline-pvt-t', '--out', '/proc/absent'], 'cannot be written'),
         (['config', 'absent.py'], 'config absent.py does not exist'),
-        (['config', DETECTOR, '--amp', 'bf16', '--device', 'cpu'], 'RoIAlign'),
         (['config', DETECTOR, '--cfg-options', 'model.backbone.kernle=relu'], 'kernle'),
     ],
 )

@@ -88,12 +88,6 @@ def test_auto_scale_lr_without_a_base(fails):
     assert 'base_batch_size' in fails('train.py', DETECTOR, '--from-scratch', *options)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='a GPU has everything that AMP needs')
-def test_amp_detector_without_gpu(fails, tmp_path):
-    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'ring', 'cross'))
-    assert 'without --amp' in fails('train.py', DEMO, '--amp')
-
-
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
 def test_launcher_without_torchrun(fails, tool):
     arguments = [DETECTOR, 'absent.pth'][: 2 if tool == 'test.py' else 1]

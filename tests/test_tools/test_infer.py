@@ -104,6 +104,13 @@ def test_segmentor(infer, folder, tmp_path):
         assert (tmp_path / f'seen/pictures/{Path(image["file_name"]).stem}.jpg').is_file()
 
 
+def test_mixed_precision(infer, folder, tmp_path):
+    for task in CONFIGS:
+        printed = infer(task, folder / 'images/1.png', '--amp', '--out', task)
+        assert 'bfloat16 autocast on the CPU\n' in printed
+        assert (tmp_path / f'{task}/pictures/1.jpg').is_file()
+
+
 def test_tiles_without_pictures(infer, folder, tmp_path):
     options = ['--tile', '96', '--overlap', '32', '--batch-size', '3', '--json', '--no-pictures']
     for task in CONFIGS:

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
 from PIL import Image
 
@@ -221,20 +220,20 @@ def test_interrupt_in_a_terminal_saves_the_state(folder):
     assert f'continue with python {command[0]}' in lines[-1] and '--resume' in lines[-1]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason='bfloat16 on the CPU is for no GPU')
-def test_amp_on_the_cpu(folder):
-    printed = run(
-        ROOT / 'tools/train.py',
-        DEMO['mmseg'],
-        '--work-dir',
-        'work_dirs/amp',
-        '--amp',
-        '--cfg-options',
-        *SHORT['mmseg'],
-        cwd=folder,
-    )
+@pytest.mark.parametrize('task', ['mmdet', 'mmseg'])
+def test_amp_on_the_cpu(task, folder):
+    arguments = ['--work-dir', f'work_dirs/amp_{task}', '--amp']
+    options = ['--cfg-options', *SHORT[task]]
+    printed = run(ROOT / 'tools/train.py', DEMO[task], *arguments, *options, cwd=folder)
     assert 'bfloat16 autocast on the CPU' in printed
-    assert 'nan' not in printed.split('Iter(train)')[-1].splitlines()[0]
+    assert 'nan' not in printed.split('(train)')[-1].splitlines()[0]
+    if task == 'mmseg':  # mmdet merges no masks
+        arguments.append('--tta')
+    checkpoint = f'work_dirs/amp_{task}/{LAST[task]}'
+    printed = run(ROOT / 'tools/test.py', DEMO[task], checkpoint, *arguments, cwd=folder)
+    assert 'bfloat16 autocast on the CPU' in printed
+    report = json.loads((folder / f'work_dirs/amp_{task}/report.json').read_text())
+    assert 'bf16 autocast' in report['cost']['machine']
 
 
 PUBLISHED = {

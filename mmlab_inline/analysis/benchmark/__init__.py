@@ -1,7 +1,7 @@
 """Speed and memory of the forms of one network, side by side (tools/analysis/benchmark.py)."""
 
 from .device import Device, machine
-from .forms import form_forwards, forms_of, released, replaced
+from .forms import form_forwards, forms_of, released
 from .profile import profile_call
 from .report import LEGEND, as_json, describe, draw, tables
 from .subjects import AttentionSubject, BackboneSubject, ConfigSubject, Subject
@@ -27,6 +27,5 @@ __all__ = [
     'measure',
     'profile_call',
     'released',
-    'replaced',
     'tables',
 ]

@@ -1,7 +1,6 @@
 """Forms of the same network that are timed side by side, on the same weights."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -131,15 +130,3 @@ def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
         mlps = [module for module in model.modules() if isinstance(module, Mlp)]
         forwards |= {mlp: partial(_plain_mlp, mlp) for mlp in mlps}
     return forwards
-
-
-@contextmanager
-def replaced(forwards: Mapping[nn.Module, Callable]) -> Iterator[None]:
-    """Replace modules' ``forward`` as :func:`form_forwards` lists them, for a while."""
-    for module, forward in forwards.items():
-        module.forward = forward
-    try:
-        yield
-    finally:
-        for module in forwards:
-            del module.forward

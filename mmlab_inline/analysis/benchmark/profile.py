@@ -10,7 +10,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ...mixers import TokenMixer
-from .forms import replaced
+from ...runs import replaced
 from .subjects import Subject
 
 # The first kind whose pattern is found in an operator's name counts it.

@@ -17,6 +17,7 @@ from ... import backbones
 from ...choices import BACKBONES
 from ...engine.model import build_model, errors_of_build, is_own_backbone
 from ...mixers import Site, build_token_mixer
+from ...runs import check_amp, confine_autocast
 from ...utils import UserError
 from .device import Device
 
@@ -197,11 +198,8 @@ class ConfigSubject(Subject):
             raise UserError(
                 f'backbone {backbone.get("type", "")} has no forms; take InLinePVT or InLineSwin'
             )
-        if self.scope == 'mmdet' and device.type == 'cpu' and device.amp:
-            raise UserError(
-                '--amp: mmcv has no half-precision NMS and RoIAlign for the CPU; '
-                'time this detector without --amp'
-            )
+        if device.amp:
+            check_amp(device.type, self.scope)
         super().__init__(device, batch or cfg.train_dataloader.batch_size)
         self.cfg = copy.deepcopy(cfg)
         self.cfg.model.backbone.drop_path_rate = 0.0
@@ -216,6 +214,7 @@ class ConfigSubject(Subject):
         with _no_logs():
             model = build_model(settings, self.scope, what=self.title)
             model.init_weights()  # logs every parameter
+        confine_autocast(model)
         for name, module in model.named_modules():
             if name.endswith(('.fc_cls', '.retina_cls')):
                 module.weight.data *= 100

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ...choices import MIN_ROUNDS
+from ...runs import replaced
 from ...utils import UserError
-from .forms import EQUAL_FORMS, form_forwards, replaced
+from .forms import EQUAL_FORMS, form_forwards
 from .subjects import Outputs, Subject
 from .traffic import KeptBytes, MovedBytes
 

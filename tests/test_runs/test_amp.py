@@ -1,0 +1,142 @@
+"""Mixed precision stays within networks, and says what it is."""
+
+import copy
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper
+from torch import nn
+
+from mmlab_inline.runs import amp, check_amp, confine_autocast, describe_amp, enable_amp, replaced
+from mmlab_inline.utils import UserError
+
+NETWORKS = ('backbone', 'bbox_head')
+
+
+def network():
+    return nn.Sequential(nn.Linear(4, 4))
+
+
+class Detector(BaseModel):
+    """Its networks give float32, whatever they compute in."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = network()
+        self.bbox_head = nn.ModuleList([network(), network()])
+        self.reference_points = network()
+
+    def forward(self, x):
+        out = x
+        for part in (self.backbone, *self.bbox_head, self.reference_points):
+            out = part(out)
+            assert out.dtype is torch.float32
+        return out @ out.mT
+
+
+def dtypes(model, *arguments):
+    """Of the products within the parts of a model, by name."""
+    seen = {}
+
+    def watch(name):
+        return lambda layer, x, out: seen.update({name: out.dtype})
+
+    linears = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    hooks = [layer.register_forward_hook(watch(name)) for name, layer in linears]
+    assert model(*arguments).dtype is torch.float32
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == 4
+    return seen
+
+
+def test_autocast_reaches_networks_alone():
+    model = Detector()
+    confine_autocast(model)
+    x = torch.randn(2, 4)
+    # A copy, as for a moving average of the weights, is a model of its own.
+    for twin in (model, copy.deepcopy(model)):
+        assert twin.forward.args[0].__self__ is twin
+        with torch.autocast('cpu', torch.bfloat16):
+            for name, dtype in dtypes(twin, x).items():
+                assert (dtype is torch.bfloat16) == name.startswith(NETWORKS), name
+            assert (x @ x.mT).dtype is torch.bfloat16  # on again behind it
+        assert set(dtypes(twin, x).values()) == {torch.float32}
+
+
+def test_what_was_replaced_before_comes_back():
+    layer = nn.Linear(2, 2)
+    with replaced({layer: lambda x: 'outer'}):
+        with pytest.raises(KeyError), replaced({layer: lambda x: 'inner'}):
+            assert layer(0) == 'inner'
+            raise KeyError
+        assert layer(0) == 'outer'
+    assert 'forward' not in vars(layer)
+
+
+@pytest.mark.parametrize(
+    ('flags', 'fast'),
+    [
+        ('flags\t\t: fpu sse2 avx2 avx512f avx512_vnni amx_tile amx_int8\n', False),
+        ('flags\t\t: fpu sse2 avx2 avx512f avx512_bf16\n', True),
+        ('flags\t\t: fpu sse2 amx_tile amx_bf16 arat\n', True),
+        ('Features\t: fp asimd sve i8mm bf16 dgh\n', True),
+        ('Features\t: fp asimd atomics sve svei8mm svebf16x\n', False),
+        (None, True),  # another system
+    ],
+)
+def test_a_processor_without_bfloat16_is_told(flags, fast, tmp_path, monkeypatch):
+    path = tmp_path / 'cpuinfo'
+    if flags:
+        path.write_text(f'processor\t: 0\n{flags}bogomips\t: 50\n')
+    monkeypatch.setattr(amp, '_CPU_INFO', path)
+    line = describe_amp('cpu')
+    assert 'bfloat16 autocast on the CPU' in line
+    assert ('not faster' in line) != fast
+    assert 'not faster' not in describe_amp('cuda:1')
+
+
+def test_compiled_ops_are_refused_on_a_cpu(monkeypatch):
+    ops = SimpleNamespace(__file__='/somewhere/mm cv/_ext.cpython-312.so')
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', ops)
+    with pytest.raises(UserError, match=r"--amp: .* rm '/somewhere/mm cv/_ext.*so'"):
+        check_amp('cpu', 'mmdet')
+    check_amp('cpu', 'mmseg')
+    check_amp('cuda', 'mmdet')
+    ops.__file__ = '/somewhere/mmcv/_ext.py'
+    check_amp('cpu', 'mmdet')
+
+
+@pytest.mark.parametrize('gpu', [False, True])
+def test_settings_are_those_of_mmengine(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: gpu)
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper'), test_cfg=dict(type='TestLoop')))
+    assert ('GPU' in enable_amp(cfg, train=False)) == gpu
+    assert cfg.test_cfg.fp16 and cfg.optim_wrapper.type == 'OptimWrapper'
+    assert ('loss scaling' in enable_amp(cfg, train=True)) == gpu
+    assert cfg.optim_wrapper.type == ('AmpOptimWrapper' if gpu else 'CPUAmpOptimWrapper')
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        ({}, 'float16 autocast with dynamic loss scaling'),
+        ({'dtype': 'bfloat16'}, 'bfloat16 autocast with dynamic loss scaling'),
+        ({'dtype': None, 'loss_scale': 512.0}, 'float16 autocast with loss_scale=512.0'),
+        ({'loss_scale': {'enabled': False}}, "float16 autocast with loss_scale={'enabled': False}"),
+    ],
+)
+def test_precision_of_the_config(settings, words, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', **settings)))
+    assert enable_amp(cfg, train=True) == f'mixed precision: {words} on the GPU'
+    wrapper = cfg.optim_wrapper.to_dict()
+    assert wrapper.pop('type') == 'AmpOptimWrapper'
+    assert wrapper == {'loss_scale': 'dynamic', **settings}
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    dtype = AmpOptimWrapper(**wrapper, optimizer=optimizer).cast_dtype
+    assert str(dtype or torch.float16).removeprefix('torch.') == words.split()[0]
