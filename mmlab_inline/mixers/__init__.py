@@ -10,10 +10,12 @@ from . import (  # noqa: F401 - each enters itself in the table
     focused,
     hydra,
     inline,
+    l2vit,
     linear,
     linear_angular,
     mlla,
     spatial_reduction,
+    taylor,
     vicinity,
     window,
 )

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..layers import LocalKernels, is_plain
 from ..ops import KERNELS, InLineWeights, inline_attention, inline_attention_of_qkv, token_mean
-from ..utils import one_of
+from ..utils import check_flag, one_of
 from .base import QKVMixer, token_mixer
 
 
@@ -30,13 +30,15 @@ class InLineAttention(QKVMixer):
         window_size: Attend within windows of this side in tokens; means, covariances and residual
             kernels are then per window. None: the whole map.
         shift: Roll the map by half a window first (unmasked: a linear form cannot mask pairs).
+        local_residual: Add the predicted 3x3 convolution of the values.
 
     Raises:
-        ValueError: ``num_heads`` does not divide ``dim``, a number is not positive, or an unknown
-            name.
+        ValueError: ``num_heads`` does not divide ``dim``, a number is not positive, an unknown
+            name, or ``local_residual`` is not True or False.
     """
 
     paper = 'InLine, NeurIPS 2024'
+    looks_like = ('spatial_reduction',)
 
     def __init__(
         self,
@@ -46,20 +48,26 @@ class InLineAttention(QKVMixer):
         kernel: str = 'identity',
         window_size: int | None = None,
         shift: bool = False,
+        local_residual: bool = True,
     ) -> None:
         super().__init__(dim, num_heads, qkv, window_size=window_size, shift=shift)
         self.kernel = one_of('kernel', kernel, KERNELS)
-        self.residual = LocalKernels(dim, num_heads)
+        check_flag(local_residual=local_residual)
+        self.residual = LocalKernels(dim, num_heads) if local_residual else None
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         # Shapes alone go through the definition, by which costs are counted.
         if x.is_meta or not self._is_plain():
             q, k, v = self.project(x)
-            kernel = self.residual(token_mean(x)[:, 0].to(x.dtype))
+            kernel = self.local_kernel(token_mean(x).to(x.dtype))
             out = inline_attention_of_qkv(q, k, v, hw_shape, kernel, self.num_heads, self.kernel)
             return self.proj(out)
         projection = self.proj.weight, self.proj.bias
         return inline_attention(x, hw_shape, self.params(), self.residual, projection)
+
+    def local_kernel(self, mean: Tensor) -> Tensor | None:
+        """Kernels (B, C, 3, 3) of the local residual by the mean token (B, 1, C), if it is on."""
+        return None if self.residual is None else self.residual(mean[:, 0])
 
     def params(self) -> InLineWeights:
         """The projections to queries, keys and values, as the ops take them."""
@@ -82,4 +90,6 @@ class InLineAttention(QKVMixer):
     @classmethod
     def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:
         first = weights.get('residual.0.weight')  # a grouped convolution (C, C / heads, 1)
-        return None if first is None else dict(num_heads=first.shape[0] // first.shape[1])
+        if first is None:
+            return None
+        return dict(num_heads=first.shape[0] // first.shape[1], local_residual=True)

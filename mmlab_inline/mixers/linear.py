@@ -11,7 +11,7 @@ from ..ops import (
     split_heads,
     token_mean,
 )
-from ..utils import one_of
+from ..utils import check_flag, one_of
 from .base import QKVMixer, token_mixer
 
 
@@ -54,8 +54,7 @@ class LinearAttention(QKVMixer):
                 f"attention 'inline' takes it, 'linear' takes {', '.join(POSITIVE_KERNELS)}"
             )
         self.kernel = one_of('kernel', kernel, POSITIVE_KERNELS)
-        if not isinstance(local_residual, bool):
-            raise ValueError(f'local_residual={local_residual!r} must be True or False')
+        check_flag(local_residual=local_residual)
         self.residual = LocalKernels(dim, num_heads) if local_residual else None
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

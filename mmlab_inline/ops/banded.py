@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from .eager import runs_eagerly_on_cpu
 from .local_residual import dynamic_depthwise3x3
 from .second_order import gradients_of_plain_form
 
@@ -52,7 +53,7 @@ class _CentredGram(torch.autograd.Function):
             return tuple(gradients_of_plain_form(_plain_gram, ctx.saved_tensors, grads))
         x, x_mean = ctx.saved_tensors
         weight = (grad_gram + grad_gram.mT) / x.shape[1]
-        # attend_in_bands gives this x to _Banded alone: the gradient is nobody else's.
+        # What takes this x is the only one to: the gradient is nobody else's.
         for sample, chunk in _chunks(x):
             grad_x[sample, chunk].addmm_(x[sample, chunk] - x_mean[sample], weight[sample])
         # The mean gets none: sum_i (x_i - mean) is zero.
@@ -137,6 +138,20 @@ def _plain_product(
 ) -> Tensor:
     v = F.linear(x, v_weight, v_bias)
     return torch.baddbmm(dynamic_depthwise3x3(v, local_kernel, hw_shape, bias), x, matrix)
+
+
+def centred_gram(x: Tensor, x_mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Token covariance, on a CPU in bands: nothing as long as the map is allocated or kept.
+
+    Args:
+        x: Tokens (B, N, C).
+        x_mean: Their mean (B, 1, C), in at least float32.
+
+    Returns:
+        ``x``, for one product only, so that the gradients of both add up in one tensor; and
+        ``(x - mean)^T (x - mean) / N`` (B, C, C).
+    """
+    return (_CentredGram.apply if runs_eagerly_on_cpu(x) else _plain_gram)(x, x_mean)
 
 
 def attend_in_bands(

@@ -6,14 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .banded import centred_gram
 from .eager import runs_eagerly_on_cpu
 from .exporting import is_exporting
 from .inline_attention import (
     InLineWeights,
+    fold_projections,
     inline_attention_banded,
     inline_attention_fast,
     inline_attention_linear,
+    multiply_by_folded,
     token_mean,
+    without_autocast,
 )
 from .inline_attention_fused import inline_attention_fused, triton_is_available
 
@@ -22,7 +26,7 @@ def inline_attention(
     x: Tensor,
     hw_shape: tuple[int, int],
     params: InLineWeights,
-    predict_local_kernel: Callable[[Tensor], Tensor],
+    predict_local_kernel: Callable[[Tensor], Tensor] | None,
     projection: tuple[Tensor, Tensor],
 ) -> Tensor:
     """InLine attention by the cheapest form for these sizes, this device and dtype.
@@ -32,7 +36,7 @@ def inline_attention(
         hw_shape: Map size (H, W) in tokens, H * W == N.
         params: Projections to queries, keys and values, heads and kernel function.
         predict_local_kernel: Maps the mean token (B, C) in the dtype of ``x`` to the kernels of
-            the local residual, (B, C, 3, 3).
+            the local residual, (B, C, 3, 3); None: there is none.
         projection: Weight (C, C) and bias (C,) of the output projection.
 
     Returns:
@@ -40,6 +44,8 @@ def inline_attention(
     """
     # An export has one form for every number of tokens.
     fast = not is_exporting() and fast_form_is_cheaper(x.shape[1], x.shape[2], params.kernel)
+    if fast and predict_local_kernel is None:
+        return _as_one_product(x, params, projection)
     known = {}
     if fast and triton_is_available(x):
         from .triton_kernels import token_mean_and_gram  # needs triton
@@ -50,12 +56,31 @@ def inline_attention(
         plain = inline_attention_banded if runs_eagerly_on_cpu(x) else inline_attention_fast
         form = plain if fast else inline_attention_linear
         x_mean = token_mean(x)
-    local_kernel = predict_local_kernel(x_mean[:, 0].to(x.dtype))
+    local_kernel = None
+    if predict_local_kernel is not None:
+        local_kernel = predict_local_kernel(x_mean[:, 0].to(x.dtype))
     fold = form is inline_attention_banded and not torch.is_grad_enabled()
     if fold:
         known['projection'] = projection
     out = form(x, x_mean, hw_shape, params, local_kernel, **known)
     return out if fold else F.linear(out, *projection)
+
+
+def _as_one_product(x: Tensor, params: InLineWeights, projection: tuple[Tensor, Tensor]) -> Tensor:
+    """The fast form without a local residual: no values either, and the projection folded in."""
+    if triton_is_available(x):
+        from .triton_kernels import token_mean_and_gram  # needs triton
+
+        x_mean, gram = token_mean_and_gram(x)
+    else:
+        x_mean = token_mean(x)
+        with without_autocast(x):
+            x, gram = centred_gram(x, x_mean)
+    with without_autocast(x):
+        matrix, bias = fold_projections(gram, x_mean, params)
+        weight, last = (t.to(matrix.dtype) for t in projection)
+        matrix, bias = matrix @ weight.mT, F.linear(bias, weight, last)
+    return multiply_by_folded(x, matrix, bias)
 
 
 def fast_form_is_cheaper(num_tokens: int, channels: int, kernel: str) -> bool:

@@ -87,7 +87,7 @@ def inline_attention_naive(
     x_mean: Tensor,
     hw_shape: tuple[int, int],
     params: InLineWeights,
-    local_kernel: Tensor,
+    local_kernel: Tensor | None,
 ) -> Tensor:
     """Definition with the N x N matrix written out; quadratic, for tests.
 
@@ -96,7 +96,7 @@ def inline_attention_naive(
         x_mean: :func:`token_mean` of ``x``, (B, 1, C). (Unused here: nothing is taken on trust.)
         hw_shape: Map size (H, W) in tokens, H * W == N.
         params: Projections, heads and kernel function.
-        local_kernel: Kernels of the local residual, (B, C, 3, 3).
+        local_kernel: Kernels of the local residual, (B, C, 3, 3); None: there is none.
 
     Returns:
         (B, N, C): all heads' outputs plus the local residual, before the output projection.
@@ -105,6 +105,8 @@ def inline_attention_naive(
     heads = (split_heads(t, params.num_heads) for t in (q, k))
     attention = inline_attention_weights(*heads, params.kernel)
     out = merge_heads(attention @ split_heads(v, params.num_heads))
+    if local_kernel is None:
+        return out
     return out + dynamic_depthwise3x3(v, local_kernel, hw_shape, method='shift')
 
 
@@ -113,7 +115,7 @@ def inline_attention_linear(
     x_mean: Tensor,
     hw_shape: tuple[int, int],
     params: InLineWeights,
-    local_kernel: Tensor,
+    local_kernel: Tensor | None,
 ) -> Tensor:
     """Textbook linear form: ``o_i = mean(v) + s * phi(q_i) Cov(phi(K), V)``, any kernel function.
 
@@ -129,7 +131,7 @@ def inline_attention_of_qkv(
     k: Tensor,
     v: Tensor,
     hw_shape: tuple[int, int],
-    local_kernel: Tensor,
+    local_kernel: Tensor | None,
     num_heads: int,
     kernel: str = 'identity',
 ) -> Tensor:
@@ -140,7 +142,7 @@ def inline_attention_of_qkv(
         k: Keys (B, N, C), before the kernel function.
         v: Values (B, N, C).
         hw_shape: Map size (H, W) in tokens, H * W == N.
-        local_kernel: Kernels of the local residual, (B, C, 3, 3).
+        local_kernel: Kernels of the local residual, (B, C, 3, 3); None: there is none.
         num_heads: Number of heads; divides C.
         kernel: Name in :data:`KERNELS`.
 
@@ -156,6 +158,8 @@ def inline_attention_of_qkv(
     cov = k_centred.transpose(-2, -1) @ v_centred  # (B, heads, head_dim, head_dim)
     scale = (channels // num_heads) ** -0.5
     out = merge_heads(split_heads(q, num_heads) @ (scale * cov)) + v_mean
+    if local_kernel is None:
+        return out
     return out + dynamic_depthwise3x3(v, local_kernel, hw_shape)
 
 
@@ -164,7 +168,7 @@ def inline_attention_fast(
     x_mean: Tensor,
     hw_shape: tuple[int, int],
     params: InLineWeights,
-    local_kernel: Tensor,
+    local_kernel: Tensor | None,
 ) -> Tensor:
     """Exact faster form for the identity kernel: queries and keys never exist.
 
@@ -178,11 +182,13 @@ def inline_attention_fast(
         ValueError: ``kernel`` is not ``'identity'``.
     """
     _check_identity(params.kernel)
-    v = F.linear(x, params.weights[2], params.biases[2])
     with without_autocast(x):
         x_centred = x.to(x_mean.dtype) - x_mean
         gram = x_centred.transpose(-2, -1) @ x_centred / x.shape[1]
         matrix, bias = fold_projections(gram, x_mean, params)
+    if local_kernel is None:
+        return multiply_by_folded(x, matrix, bias)
+    v = F.linear(x, params.weights[2], params.biases[2])
     local = dynamic_depthwise3x3(v, local_kernel, hw_shape, bias)
     return torch.baddbmm(local, x.to(v.dtype), matrix.to(v.dtype))
 
@@ -241,6 +247,11 @@ def fold_projections(
     matrix = (wq.transpose(-2, -1) @ cov).transpose(1, 2).reshape(batch, channels, channels)
     bias = bq.view(num_heads, 1, head_dim) @ cov  # (B, heads, 1, head_dim)
     return matrix, bias.flatten(1) + F.linear(x_mean[:, 0], wv.flatten(0, 1), bv)
+
+
+def multiply_by_folded(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """``x @ matrix + bias`` of :func:`fold_projections`: all there is without a local residual."""
+    return torch.baddbmm(bias[:, None].to(x.dtype), x, matrix.to(x.dtype))
 
 
 def _check_identity(kernel: str) -> None:

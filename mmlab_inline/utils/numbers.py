@@ -1,4 +1,4 @@
-"""Numbers that cannot be meant, and numbers in words."""
+"""Numbers and flags that cannot be meant, and numbers in words."""
 
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -26,6 +26,17 @@ def check_whole(**settings: int | None) -> None:
         whole = isinstance(value, Integral) and not isinstance(value, bool)
         if value is not None and not (whole and value > 0):
             raise ValueError(f'{name}={value!r} must be a positive whole number')
+
+
+def check_flag(**settings: bool) -> None:
+    """Refuse a setting unless it is True or False.
+
+    Raises:
+        ValueError: There is one, such as the text 'False'; the message names it.
+    """
+    for name, value in settings.items():
+        if not isinstance(value, bool):
+            raise ValueError(f'{name}={value!r} must be True or False')
 
 
 def whole_pair(name: str, value: Sequence[int] | None) -> tuple[int, int] | None:

@@ -144,6 +144,8 @@ def test_the_public_door():
         (dict(type='agent', agent_grid=(12,)), r'agent_grid=\(12,\) must be two numbers'),
         (dict(type='agent', agent_grid=(2.5, 3)), r'agent_grid\[0\]=2.5 must be'),
         (dict(type='linear', local_residual='False'), "local_residual='False' must be True or"),
+        (dict(type='inline', local_residual=0), 'local_residual=0 must be True or False'),
+        (dict(type='l2vit', local=None), 'local=None must be True or False'),
         (dict(type='linear', kernel='identity'), "attention 'inline' takes it"),
         (dict(kernel='relu'), 'lacks its name'),
         (5, 'neither a name nor a dict'),

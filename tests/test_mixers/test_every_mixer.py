@@ -40,7 +40,8 @@ layouts = pytest.mark.parametrize('qkv', ['separate', 'joint'])
 
 
 def build(choice: str | dict, **settings: object) -> TokenMixer:
-    return build_attention(choice, 16, 2, grid=GRID, **settings)
+    """In evaluation mode, in which batch mates do not matter to a BatchNorm either."""
+    return build_attention(choice, 16, 2, grid=GRID, **settings).eval()
 
 
 def largest_difference(actual: Tensor, expected: Tensor) -> float:
@@ -65,15 +66,16 @@ def test_fixture(path, qkv, dtype, tolerance):
     mixer = build_attention(
         told['attention'], dim, told['num_heads'], qkv=qkv, grid=told.get('grid')
     )
-    mixer.to(dtype).load_state_dict(
-        {k.removeprefix('param.'): v for k, v in given.items() if k.startswith('param.')}
-    )
+    weights = {k.partition('.')[2]: v for k, v in given.items() if k[:6] in ('param.', 'buffer')}
+    missing, unexpected = mixer.to(dtype).eval().load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert all(name.endswith('num_batches_tracked') for name in missing)
     x = given['x'].requires_grad_()
     y = mixer(x, told['map'])
     y.backward(given['grad_y'])
     found = {'y': y, 'grad_x': x.grad}
     found |= {f'grad.{name}': parameter.grad for name, parameter in mixer.named_parameters()}
-    assert found.keys() == given.keys() - {'x', 'grad_y'} - {k for k in given if 'param.' in k}
+    assert found.keys() == {k for k in given if k == 'y' or k.startswith('grad')} - {'grad_y'}
     scale = max(float(given[k].abs().max()) for k in found if k.startswith('grad.'))
     for key, value in found.items():
         # Some biases have no gradient: what is there is rounding noise.
@@ -86,7 +88,7 @@ def test_fixture(path, qkv, dtype, tolerance):
 
 def test_every_newer_mixer_has_a_fixture():
     named = {told_by(path)['attention']['type'] for path in FIXTURES}
-    assert named == TOKEN_MIXERS.keys() - {'inline', 'window', 'spatial_reduction'}
+    assert named | {'inline', 'window', 'spatial_reduction'} == TOKEN_MIXERS.keys()
 
 
 @every
@@ -113,6 +115,19 @@ def test_any_map_any_batch(choice, qkv, window_size, randomised):
 
 
 @every
+def test_an_image_twice_has_twice_the_gradients(choice, randomised):
+    """While training: BatchNorm takes statistics over the batch, here of equal images."""
+    mixer = randomised(build(choice)).double().train()
+    x = torch.randn(1, 54, 16, dtype=torch.float64)
+    once, twice = (
+        torch.autograd.grad(mixer(x.expand(n, -1, -1), (6, 9)).square().sum(), mixer.parameters())
+        for n in (1, 2)
+    )
+    for one, two in zip(once, twice, strict=True):
+        assert (two - 2 * one).abs().max() <= 1e-10 * max(g.abs().max() for g in twice)
+
+
+@every
 @pytest.mark.parametrize('kind', ['large', 'shared', 'dead'])
 def test_gradients_stay_finite(choice, kind, randomised):
     """Of inputs beyond what a network sees, and where features die out."""
@@ -135,7 +150,7 @@ def test_layers_may_be_replaced(choice):
     """By one of another width, or without a bias."""
     for out_features, bias in ((24, True), (16, False)):
         mixer = build(choice)
-        if not hasattr(mixer, 'proj') or hasattr(mixer, 'se_fc'):
+        if not hasattr(mixer, 'proj') or hasattr(mixer, 'se_fc') or hasattr(mixer, 'norm3'):
             pytest.skip('has no projection of its own at the end')
         mixer.proj = nn.Linear(16, out_features, bias=bias)
         x = torch.randn(1, 90, 16)
@@ -190,7 +205,9 @@ def test_state_dict_and_declarations(choice):
     mixer = build(choice)
     names = {name for name, _ in mixer.named_parameters()}
     assert set(mixer.no_decay) <= names
-    assert not [name for name, _ in mixer.named_buffers() if name in mixer.state_dict()]
+    norms = [f'{k}.' for k, m in mixer.named_modules() if isinstance(m, nn.BatchNorm2d)]
+    stored = mixer.state_dict().keys() - names
+    assert all(name.startswith(tuple(norms)) for name in stored)
     twin = build(choice)
     twin.load_state_dict(mixer.state_dict())
     x = torch.randn(1, 12, 16)

@@ -117,6 +117,33 @@ def test_forms_are_equal(hw_shape, channels, num_heads, mean, assert_near):
                 assert_near(results[name], expected, tolerance, label, scale)
 
 
+def without_residual(form: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
+    """A form, or for None what dispatch takes, with the value's weights as output projection."""
+
+    def call_without(
+        x: Tensor, x_mean: Tensor, hw_shape: tuple[int, int], params: InLineWeights, _: Tensor
+    ) -> Tensor:
+        projection = params.weights[2], params.biases[2]
+        if form is None:
+            return inline_attention(x, hw_shape, params, None, projection)
+        return F.linear(form(x, x_mean, hw_shape, params, None), *projection)
+
+    return call_without
+
+
+@pytest.mark.parametrize('mean', [1, 10])
+@pytest.mark.parametrize(('hw_shape', 'channels', 'num_heads'), MAPS)
+def test_forms_are_equal_without_local_residual(hw_shape, channels, num_heads, mean, assert_near):
+    inputs = draw(hw_shape, channels, mean)
+    reference = run(without_residual(inline_attention_naive), inputs, hw_shape, num_heads)
+    for form in (inline_attention_linear, inline_attention_fast, None):
+        for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+            results = run(without_residual(form), inputs, hw_shape, num_heads, dtype=dtype)
+            for name, expected in reference.items():
+                scale = largest_gradient(reference) if name == 'bk' else 0
+                assert_near(results[name], expected, tolerance, f'{form} {dtype} {name}', scale)
+
+
 @pytest.mark.parametrize('mean', [10, 100])
 def test_fast_form_is_closer_than_definition_where_means_exceed_spreads(mean):
     inputs = draw((9, 14), 24, mean)

@@ -24,7 +24,7 @@ from mmlab_inline.ops import (
     triton_is_available,
 )
 
-from .test_inline_attention import NAMES, call, draw, largest_gradient, run
+from .test_inline_attention import NAMES, call, draw, largest_gradient, run, without_residual
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 DEVICE = 'cpu' if INTERPRETED else 'cuda'
@@ -141,6 +141,19 @@ def test_covariance_known_already(kernels, assert_near):
     results = run(form, inputs, (5, 7), 3, dtype=torch.float32)
     for name in set(NAMES) - {'bk'} | {'value'}:
         assert_near(results[name], reference[name], 1e-5, name)
+
+
+@on_device
+@never_plain
+@pytest.mark.parametrize('dtype', TOLERANCES)
+def test_without_local_residual(dtype, kernels, assert_near):
+    inputs = draw_on_device(dtype, (9, 14), 24, 1)
+    assert triton_is_available(inputs['x'].to(dtype))
+    reference = run(without_residual(inline_attention_naive), inputs, (9, 14), 3)
+    results = run(without_residual(None), inputs, (9, 14), 3, dtype=dtype)
+    for name, expected in reference.items():
+        scale = largest_gradient(reference) if name == 'bk' else 0
+        assert_near(results[name], expected, TOLERANCES[dtype], name, scale)
 
 
 @on_device

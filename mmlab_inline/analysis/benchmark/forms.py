@@ -46,7 +46,8 @@ def released(mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]) -> Te
     k_mean, v_mean = k.mean(2, keepdim=True), v.mean(2, keepdim=True)
     out = q @ (k.transpose(2, 3) @ v / num_tokens) + (1 - q @ k_mean.transpose(2, 3)) * v_mean
     out = out.transpose(1, 2).reshape(batch, num_tokens, channels)
-
+    if mixer.residual is None:
+        return mixer.proj(out)
     kernel = mixer.residual(x.mean(1)).reshape(batch * channels, 1, 3, 3)
     image = v.transpose(2, 3).reshape(1, batch * channels, *hw_shape)
     local = F.conv2d(image, kernel, padding=1, groups=batch * channels)
@@ -58,7 +59,7 @@ def _by_op(
     op: Callable[..., Tensor], mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]
 ) -> Tensor:
     mean = token_mean(x)
-    kernel = mixer.residual(mean[:, 0].to(x.dtype))
+    kernel = mixer.local_kernel(mean.to(x.dtype))
     return mixer.proj(op(x, mean, hw_shape, mixer.params(), kernel))
 
 
