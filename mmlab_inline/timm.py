@@ -1,4 +1,4 @@
-"""InLine-PVT and InLine-Swin as timm models with a classification head.
+"""The backbones as timm models with a classification head.
 
 ``import mmlab_inline.timm`` registers them with timm:
 
@@ -10,6 +10,7 @@ The networks are those of :mod:`.backbones`, and parameter names are those of th
 checkpoints: weights move between both, and from the authors' files to either.
 """
 
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -25,16 +26,15 @@ from timm.models._features import feature_take_indices
 from timm.models._features_fx import register_notrace_module
 from torch import Tensor, nn
 
-from .backbones import InLinePVT, InLineSwin
-from .backbones.base import LEAF_MODULES, DenseBackbone
-from .backbones.inline_swin import channel_norm
+from .backbones import InLinePVT, InLineSwin, L2ViT
+from .backbones.base import LEAF_MODULES, DenseBackbone, channel_norm
 from .backbones.pretrained import RECOMPUTED
 from .layers import init_linear_and_norm
 from .mixers import AttentionSpec
 from .utils import check_keywords
 from .weights.released import RELEASED_WEIGHTS
 
-__all__ = ['InLinePVTClassifier', 'InLineSwinClassifier']
+__all__ = ['InLinePVTClassifier', 'InLineSwinClassifier', 'L2ViTClassifier']
 
 
 class CfgNode:
@@ -46,7 +46,7 @@ class CfgNode:
         return OrderedDict()
 
 
-torch.serialization.add_safe_globals([CfgNode])  # timm's reader would refuse the files
+torch.serialization.add_safe_globals([CfgNode, Namespace])  # timm's reader would refuse
 
 for _leaf in LEAF_MODULES:
     register_notrace_module(_leaf)
@@ -80,6 +80,12 @@ class _Classifier(DenseBackbone):
         self.head_drop = nn.Dropout(drop_rate)
         self.reset_classifier(num_classes, global_pool)
 
+    def _one_norm(self) -> None:
+        """One final norm in the place of a dense backbone's output norms."""
+        for stage in range(self.num_stages):
+            delattr(self, f'norm{stage}')
+        self.norm = nn.LayerNorm(self.out_channels[-1], eps=1e-5)
+
     def normalise(self, x: Tensor) -> Tensor:
         """Final norm of the last map (B, C, H, W), where the architecture has one."""
         return x
@@ -90,9 +96,13 @@ class _Classifier(DenseBackbone):
             x = self.forward_stage(stage, x)
         return self.normalise(x)
 
+    def pool(self, x: Tensor) -> Tensor:
+        """Last map (B, C, H, W) to features (B, C)."""
+        return x.mean((2, 3))
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Last map (B, C, H, W) to logits (B, num_classes), or to pooled features (B, C)."""
-        x = self.head_drop(x.mean((2, 3)) if self.global_pool else x)
+        x = self.head_drop(self.pool(x) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -316,9 +326,7 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
             window_size=window_size,
             drop_path_rate=drop_path_rate,
         )
-        for stage in range(self.num_stages):
-            delattr(self, f'norm{stage}')  # a dense backbone's
-        self.norm = nn.LayerNorm(self.out_channels[-1], eps=1e-5)
+        self._one_norm()
         names = [f'layers.{stage}.blocks' for stage in range(self.num_stages)]
         self._finish(names, in_chans, num_classes, global_pool, drop_rate)
         self.to(device=device, dtype=dtype)
@@ -348,6 +356,95 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
         )
 
 
+class L2ViTClassifier(_Classifier, L2ViT):
+    """L2ViT for classification: the mean of the last map, a final norm, a linear layer.
+
+    Args:
+        arch: As in :class:`.L2ViT`.
+        attention: As there.
+        pretrain_img_size: As there.
+        in_chans: Channels of the image.
+        num_classes: 0: no last layer.
+        global_pool: ``'avg'``, or ``''`` for none.
+        window_size: Window of softmax attention in tokens (12 in the 384-pixel base).
+        drop_rate: Dropout before the last layer.
+        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        device: Where the parameters live.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: Unknown arch or pooling.
+    """
+
+    @check_keywords
+    def __init__(
+        self,
+        arch: str | Mapping = 'tiny',
+        *,
+        attention: AttentionSpec | None = None,
+        pretrain_img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        window_size: int = 7,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            attention=attention,
+            pretrain_img_size=pretrain_img_size,
+            in_channels=in_chans,
+            window_size=window_size,
+            drop_path_rate=drop_path_rate,
+        )
+        self._one_norm()
+        names = [f'stages.{stage}' for stage in range(self.num_stages)]
+        self._finish(names, in_chans, num_classes, global_pool, drop_rate)
+        self.to(device=device, dtype=dtype)
+
+    def pool(self, x: Tensor) -> Tensor:
+        return self.norm(super().pool(x))
+
+    def _drop_stages(self, start: int) -> None:
+        self.stages = self.stages[:start]
+        self.downsample_layers = self.downsample_layers[:start]
+
+    def _drop_norm(self) -> None:
+        self.norm = nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Layers for layer-wise learning rates: each stage (coarse) or block, head last."""
+        return dict(
+            stem=r'^downsample_layers\.0',
+            blocks=r'^(?:downsample_layers|stages)\.(\d+)'
+            if coarse
+            else [
+                (r'^downsample_layers\.(\d+)', (0,)),
+                (r'^stages\.(\d+)\.(\d+)', None),
+                (r'^norm', (99999,)),
+            ],
+        )
+
+
+_INLINE_PAPER = dict(
+    paper_ids='arXiv:2412.06590',
+    paper_name='Bridging the Divide: Reconsidering Softmax and Linear Attention',
+)
+# What timm is told of each family beside what all have in common.
+_FAMILIES = {
+    'inline_pvt': dict(first_conv='patch_embed1.proj', **_INLINE_PAPER),
+    'inline_swin': dict(first_conv='patch_embed.proj', **_INLINE_PAPER),
+    'l2vit': dict(
+        first_conv='downsample_layers.0.proj.proj.0',
+        paper_ids='arXiv:2501.16182',
+        paper_name='The Linear Attention Resurrection in Vision Transformer',
+    ),
+}
+
+
 def _default_cfg(name: str) -> dict:
     """How the released weights were trained, in timm's words."""
     return dict(
@@ -359,16 +456,18 @@ def _default_cfg(name: str) -> dict:
         interpolation='bicubic',
         mean=IMAGENET_DEFAULT_MEAN,
         std=IMAGENET_DEFAULT_STD,
-        first_conv='patch_embed1.proj' if 'pvt' in name else 'patch_embed.proj',
         classifier='head',
-        paper_ids='arXiv:2412.06590',
-        paper_name='Bridging the Divide: Reconsidering Softmax and Linear Attention',
+        **_FAMILIES[name.rpartition('_')[0]],
     )
 
 
 # register_model looks for this name.
 default_cfgs = generate_default_cfgs(
-    {f'{name}.in1k': _default_cfg(name) for name in RELEASED_WEIGHTS if name.startswith('inline_')}
+    {
+        f'{name}.in1k': _default_cfg(name)
+        for name in RELEASED_WEIGHTS
+        if name.rpartition('_')[0] in _FAMILIES
+    }
 )
 
 
@@ -405,3 +504,6 @@ inline_pvt_large = _entry_point(InLinePVTClassifier, 'inline_pvt_large')
 inline_swin_tiny = _entry_point(InLineSwinClassifier, 'inline_swin_tiny')
 inline_swin_small = _entry_point(InLineSwinClassifier, 'inline_swin_small')
 inline_swin_base = _entry_point(InLineSwinClassifier, 'inline_swin_base')
+l2vit_tiny = _entry_point(L2ViTClassifier, 'l2vit_tiny')
+l2vit_small = _entry_point(L2ViTClassifier, 'l2vit_small')
+l2vit_base = _entry_point(L2ViTClassifier, 'l2vit_base')

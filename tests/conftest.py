@@ -120,10 +120,11 @@ def no_random_init(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope='session')
 def build_narrow() -> Callable[..., nn.Module]:
-    """Builds a backbone of any of the two classes, four stages, small enough to be quick."""
+    """Builds a backbone of any class, four stages, small enough to be quick."""
     widths = {
         'InLinePVT': {'embed_dims': (8, 16, 24, 32), 'mlp_ratios': (2, 2, 2, 2)},
         'InLineSwin': {'embed_dims': 8, 'mlp_ratios': 2},
+        'L2ViT': {'embed_dims': (8, 16, 24, 32), 'mlp_ratios': 2},
     }
 
     def build(cls: type[nn.Module], **settings: object) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from argparse import Namespace
 from types import ModuleType
 
 import pytest
@@ -13,13 +14,14 @@ from timm.optim._param_groups import group_parameters
 from torch import Tensor, nn
 
 import mmlab_inline.timm
-from mmlab_inline import InLinePVT, InLineSwin
-from mmlab_inline.backbones import inline_pvt, inline_swin
+from mmlab_inline import InLinePVT, InLineSwin, L2ViT
+from mmlab_inline.backbones import inline_pvt, inline_swin, l2vit
 from mmlab_inline.layers import DropPath
 from mmlab_inline.utils import load_checkpoint
 
-BACKBONES = {'inline_pvt_tiny': InLinePVT, 'inline_swin_tiny': InLineSwin}
-both = pytest.mark.parametrize('name', BACKBONES)
+BACKBONES = {'inline_pvt_tiny': InLinePVT, 'inline_swin_tiny': InLineSwin, 'l2vit_tiny': L2ViT}
+every = pytest.mark.parametrize('name', BACKBONES)
+ZOOS = {'inline_pvt': inline_pvt, 'inline_swin': inline_swin, 'l2vit': l2vit}
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +33,7 @@ def narrow(monkeypatch):
     swin['attention'] = ('inline', 'inline', ('inline', 'softmax'), 'softmax')
     monkeypatch.setitem(inline_pvt.ARCH_ZOO, 'tiny', pvt)
     monkeypatch.setitem(inline_swin.ARCH_ZOO, 'tiny', swin)
+    monkeypatch.setitem(l2vit.ARCH_ZOO, 'tiny', pvt)
 
 
 @pytest.fixture
@@ -46,6 +49,8 @@ def model(name, randomised) -> nn.Module:
         ('inline_pvt_large', 51.154),
         ('inline_swin_small', 49.793),
         ('inline_swin_base', 88.350),
+        ('l2vit_small', 50.199),
+        ('l2vit_base', 88.577),
     ],
 )
 def test_parameters_with_head(name, millions):
@@ -55,7 +60,8 @@ def test_parameters_with_head(name, millions):
 
 
 @pytest.mark.parametrize(
-    ('name', 'millions'), [('inline_pvt_tiny', 12.032), ('inline_swin_tiny', 29.224)]
+    ('name', 'millions'),
+    [('inline_pvt_tiny', 12.032), ('inline_swin_tiny', 29.224), ('l2vit_tiny', 28.597)],
 )
 def test_parameters_of_tiny(name, millions, monkeypatch):
     monkeypatch.undo()  # narrow
@@ -63,9 +69,8 @@ def test_parameters_of_tiny(name, millions, monkeypatch):
 
 
 def test_registry():
-    names = [f'inline_pvt_{arch}' for arch in inline_pvt.ARCH_ZOO]
-    names += [f'inline_swin_{arch}' for arch in inline_swin.ARCH_ZOO]
-    assert sorted(timm.list_models('inline_*')) == sorted(names)
+    names = [f'{family}_{arch}' for family, module in ZOOS.items() for arch in module.ARCH_ZOO]
+    assert sorted(timm.list_models(['inline_*', 'l2vit_*'])) == sorted(names)
     assert all(timm.is_model(name) for name in names)
     # timm's own packages are still found from within the module of that name.
     assert sys.modules['timm'] is timm
@@ -82,7 +87,7 @@ def test_mm_libraries_are_not_imported():
     assert run.stdout.strip() == '[]', run.stderr
 
 
-@both
+@every
 def test_forward(name, model):
     with torch.no_grad():
         out = model(torch.randn(2, 3, 64, 64))
@@ -90,7 +95,7 @@ def test_forward(name, model):
     assert out.isfinite().all()
 
 
-@both
+@every
 def test_default_cfg(name):
     """As timm's test_model_default_cfgs."""
     model = timm.create_model(name).eval()
@@ -120,7 +125,7 @@ def test_default_cfg(name):
     assert isinstance(bare.get_classifier(), nn.Identity)
 
 
-@both
+@every
 def test_every_parameter_gets_a_gradient(name):
     model = timm.create_model(name, num_classes=10, drop_path_rate=0.0)
     model(torch.randn(2, 3, 64, 64)).mean().backward()
@@ -129,7 +134,7 @@ def test_every_parameter_gets_a_gradient(name):
         assert parameter.grad.isfinite().all(), key
 
 
-@both
+@every
 def test_checkpointing_changes_nothing(name, randomised):
     model = randomised(timm.create_model(name, num_classes=10, drop_path_rate=0.0)).train()
     image = torch.randn(2, 3, 48, 64)
@@ -144,7 +149,7 @@ def test_checkpointing_changes_nothing(name, randomised):
         assert torch.equal(plain, recomputed)
 
 
-@both
+@every
 @pytest.mark.parametrize('size', [(33, 65), (224, 96), (32, 32)])
 def test_any_size_and_channels(name, size):
     model = timm.create_model(name, in_chans=1, num_classes=10).eval()
@@ -155,7 +160,7 @@ def test_any_size_and_channels(name, size):
         assert model.forward_features(image).shape == (1, model.num_features, *shape)
 
 
-@both
+@every
 def test_drop_rates(name):
     model = timm.create_model(name, num_classes=10, drop_path_rate=0.5, drop_rate=0.25)
     rates = [m.drop_prob for m in model.modules() if isinstance(m, DropPath)]
@@ -167,15 +172,19 @@ def test_drop_rates(name):
 
 
 def dense_maps(backbone: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
-    """Maps of an mm backbone, InLine-Swin's without the norms that no classifier has."""
-    if isinstance(backbone, InLineSwin):
-        for stage in backbone.out_indices:
+    """Maps of an mm backbone, without the output norms that no classifier has."""
+    for stage in backbone.out_indices:
+        if hasattr(backbone, f'norm{stage}'):
             setattr(backbone, f'norm{stage}', nn.Identity())
     with torch.no_grad():
         return backbone.eval()(image)
 
 
-@both
+def layer_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    return nn.functional.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, 1e-5)
+
+
+@every
 def test_features_are_those_of_the_mm_backbone(name, model, tmp_path):
     """Bit for bit, with weights that went through a file of timm's layout."""
     path = tmp_path / 'timm.pth'
@@ -195,16 +204,18 @@ def test_features_are_those_of_the_mm_backbone(name, model, tmp_path):
         for got, stage in zip(chosen, (0, 2), strict=True):
             assert torch.equal(got, expected[stage])
         assert torch.equal(final, model.forward_features(image))
+        # InLine-Swin normalises the map, L2ViT its mean.
         last = expected[-1].permute(0, 2, 3, 1)
         if name.startswith('inline_swin'):
-            norm = model.norm
-            last = nn.functional.layer_norm(last, norm.weight.shape, norm.weight, norm.bias, 1e-5)
+            last = layer_norm(model.norm, last)
         assert torch.equal(final, last.permute(0, 3, 1, 2))
-        logits = last.mean((1, 2)) @ model.head.weight.T + model.head.bias
-        torch.testing.assert_close(model(image), logits)
+        mean = last.mean((1, 2))
+        if name.startswith('l2vit'):
+            mean = layer_norm(model.norm, mean)
+        torch.testing.assert_close(model(image), mean @ model.head.weight.T + model.head.bias)
 
 
-@both
+@every
 def test_features_describe_themselves(name):
     dense = BACKBONES[name]('tiny')
     for indices in ((0, 1, 2, 3), (1, 3), (2,), (-2, -1)):
@@ -224,7 +235,7 @@ def test_features_describe_themselves(name):
         assert not unused
 
 
-@both
+@every
 def test_intermediates(name, model):
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -248,7 +259,7 @@ def test_intermediates(name, model):
         assert torch.equal(model(image), maps[1])
 
 
-@both
+@every
 def test_wrong_arguments(name):
     with pytest.raises(TypeError, match=r"'drop_path'.*did you mean 'drop_path_rate'"):
         timm.create_model(name, drop_path=0.1)
@@ -258,7 +269,7 @@ def test_wrong_arguments(name):
         timm.create_model(name, global_pool='', num_classes=3)
 
 
-@both
+@every
 def test_pretrained_says_where_the_weights_are(name):
     with pytest.raises(RuntimeError, match='checkpoint_path') as error:
         timm.create_model(name, pretrained=True)
@@ -272,7 +283,7 @@ def test_window_size():
 
 @pytest.fixture
 def released(name, model, tmp_path, monkeypatch):
-    """A file laid out as the authors' are: a yacs config and buffers beside the weights."""
+    """A file laid out as the authors' are: settings and buffers beside the weights."""
     yacs = ModuleType('yacs.config')
     yacs.CfgNode = type('CfgNode', (dict,), {'__module__': 'yacs.config'})
     node = yacs.CfgNode({'MODEL': yacs.CfgNode({'NAME': name}), 'AMP': True})
@@ -285,11 +296,12 @@ def released(name, model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, 'yacs', ModuleType('yacs'))
         patch.setitem(sys.modules, 'yacs.config', yacs)
-        torch.save({'model': weights, 'epoch': 299, 'max_accuracy': 78.2, 'config': node}, path)
+        content = dict(model=weights, epoch=299, config=node, args=Namespace(model=name))
+        torch.save(content, path)
     return path
 
 
-@both
+@every
 def test_released_checkpoint(name, model, released):
     image = torch.randn(1, 3, 64, 64)
     loaded = timm.create_model(name, num_classes=10, checkpoint_path=str(released)).eval()
@@ -308,7 +320,7 @@ def test_released_checkpoint(name, model, released):
         timm.create_model(name, num_classes=4, checkpoint_path=str(released))
 
 
-@both
+@every
 def test_released_checkpoint_by_the_safe_reader(name, model, released):
     """The way that is left where torch knows no add_safe_globals."""
     loaded = timm.create_model(name, num_classes=10)
@@ -363,7 +375,27 @@ def test_layers_of_swin():
     assert [coarse[key] for key in names] == [0, 1, 2]
 
 
-@both
+def test_layers_of_l2vit():
+    model = timm.create_model('l2vit_tiny', num_classes=10)
+    layers = group_parameters(model, model.group_matcher(), reverse=True)
+    expected = {
+        'downsample_layers.0.proj.proj.0.weight': 0,
+        'stages.0.0.cpe.0.proj.weight': 1,
+        'downsample_layers.1.proj.weight': 2,
+        'stages.1.0.cpe.1.proj.weight': 2,
+        'stages.1.1.local_mp.bn.weight': 3,
+        'downsample_layers.3.norm.weight': 6,
+        'stages.3.0.attn.qkv.weight': 6,
+        'norm.weight': 6,
+        'head.weight': 7,
+    }
+    assert {key: layers[key] for key in expected} == expected
+    coarse = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    names = ('downsample_layers.0.norm', 'downsample_layers.1.norm', 'stages.3.0.norm1')
+    assert [coarse[f'{name}.bias'] for name in names] == [0, 2, 4]
+
+
+@every
 def test_training_step_with_layer_decay(name):
     """What timm's training script does with --opt adamw --layer-decay 0.5."""
     model = timm.create_model(name, num_classes=10, drop_path_rate=0.0).train()
@@ -379,8 +411,8 @@ def test_training_step_with_layer_decay(name):
     assert scales['head.weight'] == (1.0, 0.05)
     assert scales[f'{model.default_cfg["first_conv"]}.weight'] == (0.5**7, 0.05)
     exempt = model.no_weight_decay()
-    assert len(exempt) == (4 if name.startswith('inline_pvt') else 2)
-    assert {scales[key][1] for key in exempt} == {0.0}
+    assert len(exempt) == {'inline_pvt_tiny': 4, 'inline_swin_tiny': 2, 'l2vit_tiny': 0}[name]
+    assert all(scales[key][1] == 0 for key in exempt)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     image, target = torch.randn(4, 3, 64, 64), torch.arange(4)
     losses = []
@@ -395,7 +427,7 @@ def test_training_step_with_layer_decay(name):
     assert not unchanged
 
 
-@both
+@every
 def test_features_by_hooks_and_by_graph(name, model):
     """What feature_info names is called, and timm's tracer takes what it cannot trace as a leaf."""
     image = torch.randn(1, 3, 50, 70)
@@ -413,7 +445,7 @@ def test_features_by_hooks_and_by_graph(name, model):
 
 
 @pytest.mark.parametrize('train', [False, True])
-@both
+@every
 def test_traced(name, train, randomised):
     """As timm's test_model_forward_fx and test_model_backward_fx."""
     model = randomised(timm.create_model(name, num_classes=10, drop_path_rate=0.0)).train(train)

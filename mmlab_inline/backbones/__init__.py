@@ -2,5 +2,6 @@
 
 from .inline_pvt import InLinePVT
 from .inline_swin import InLineSwin
+from .l2vit import L2ViT
 
-__all__ = ['InLinePVT', 'InLineSwin']
+__all__ = ['InLinePVT', 'InLineSwin', 'L2ViT']

@@ -1,7 +1,8 @@
-"""What both backbones share: arch zoo look-up, frozen stages, checkpointing, pretrained weights."""
+"""What the backbones share: arch zoo look-up, frozen stages, checkpointing, pretrained weights."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import accumulate
 
@@ -10,7 +11,17 @@ from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..layers import Block, DropPath, Mlp, PatchEmbed, PatchMerging
+from ..layers import (
+    Block,
+    ConvEmbed,
+    ConvMerging,
+    DropPath,
+    Mlp,
+    PatchEmbed,
+    PatchMerging,
+    batch_norms,
+    statistics_kept,
+)
 from ..mixers import (
     AttentionSpec,
     Site,
@@ -20,10 +31,11 @@ from ..mixers import (
     resolve_attention,
     shortest_attention,
 )
+from ..ops.compat import is_compiling
 from ..utils import check_positive, one_of
 from .pretrained import load_pretrained
 
-LEAF_MODULES = (TokenMixer, Mlp, PatchEmbed, PatchMerging, DropPath)
+LEAF_MODULES = (TokenMixer, Mlp, PatchEmbed, PatchMerging, ConvEmbed, ConvMerging, DropPath)
 """Modules whose forward branches on sizes, devices or modes: torch.fx takes each as one node."""
 
 
@@ -182,10 +194,18 @@ class Blocks(nn.ModuleList):
         """
         for block in self:
             if with_cp and self.training and x.requires_grad:
-                x = checkpoint(block, x, hw_shape, use_reentrant=False)
+                x = _recomputed(block, x, hw_shape)
             else:
                 x = block(x, hw_shape)
         return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
+
+
+def _recomputed(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+    """Run a block, and again in the backward pass, which is no second step of any BatchNorm."""
+    contexts = {}
+    if batch_norms(block) and not is_compiling():
+        contexts['context_fn'] = lambda: (nullcontext(), statistics_kept(block))
+    return checkpoint(block, x, hw_shape, use_reentrant=False, **contexts)
 
 
 def _items(init_cfg: object) -> Sequence:
@@ -247,6 +267,16 @@ def resolve_arch(
     if len(set(lengths.values())) > 1:
         raise ValueError(f'arch has per-stage tuples of different lengths: {lengths}')
     return dict(arch)
+
+
+def per_stage(value: float | Sequence[float], num_stages: int) -> Sequence[float]:
+    """One number for all stages, or one each, as one each."""
+    return value if isinstance(value, Sequence) else (value,) * num_stages
+
+
+def channel_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalise the channels of a map (B, C, H, W)."""
+    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def choose_attention(

@@ -17,8 +17,10 @@ from .base import (
     Blocks,
     DenseBackbone,
     build_blocks,
+    channel_norm,
     choose_attention,
     drop_path_rates,
+    per_stage,
     pretrain_grids,
     resolve_arch,
 )
@@ -125,8 +127,7 @@ class InLineSwin(DenseBackbone):
         )
         depths = settings['depths']
         dims = [settings['embed_dims'] * 2**stage for stage in range(len(depths))]
-        ratios = settings['mlp_ratios']
-        ratios = ratios if isinstance(ratios, Sequence) else (ratios,) * len(depths)
+        ratios = per_stage(settings['mlp_ratios'], len(depths))
         check_positive(
             in_channels=in_channels, window_size=window_size, inline_window_size=inline_window_size
         )
@@ -192,8 +193,3 @@ class InLineSwin(DenseBackbone):
 
     def _output(self, index: int, x: Tensor) -> Tensor:
         return channel_norm(getattr(self, f'norm{index}'), x)
-
-
-def channel_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """Normalise the channels of a map (B, C, H, W)."""
-    return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

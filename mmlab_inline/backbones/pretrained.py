@@ -17,7 +17,8 @@ from .key_converters import to_own_format
 # Buffers in published files that are computed afresh here.
 RECOMPUTED = re.compile(r'\b(attn_mask|relative_position_index)$')
 _LEFT_OUT = re.compile(rf'^(head|norm)\.|{RECOMPUTED.pattern}')
-_OUTPUT_NORM = re.compile(r'^norm\d\.')
+# What either side may lack: output norms, and how many batches a BatchNorm has seen.
+_OPTIONAL = re.compile(r'^norm\d\.|\.num_batches_tracked$')
 
 
 def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> None:
@@ -101,4 +102,4 @@ def split_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
 
 def compare_backbone(model: nn.Module, weights: Mapping[str, Tensor]) -> Difference:
     """What weights lack or have too much, output norms apart, which may be on one side only."""
-    return compare_state_dict(dict(model.named_parameters()), weights, _OUTPUT_NORM.match)
+    return compare_state_dict(model.state_dict(), weights, _OPTIONAL.search)

@@ -3,6 +3,7 @@
 from mmengine.optim import DefaultOptimWrapperConstructor
 from torch import nn
 
+from .. import backbones
 from ..backbones.base import DenseBackbone
 from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -10,7 +11,7 @@ from ..registry import OPTIM_WRAPPER_CONSTRUCTORS
 # The second name is the one that it had when layer_decay was all that it did.
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module(name=['BackboneConstructor', 'LayerDecayConstructor'])
 class BackboneConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor with two more settings for InLinePVT and InLineSwin.
+    """mmengine's constructor with two more settings for the backbones of this package.
 
     ``paramwise_cfg=dict(declared_no_decay=True)`` decays neither position embeddings nor what
     attentions keep in tables and scales, whatever they are: each says so itself
@@ -42,7 +43,7 @@ class BackboneConstructor(DefaultOptimWrapperConstructor):
         backbone = getattr(module, 'backbone', None)
         if not isinstance(backbone, DenseBackbone):
             raise ValueError(
-                f'{asked[0]} needs InLinePVT or InLineSwin as backbone, not '
+                f'{asked[0]} needs {" or ".join(backbones.__all__)} as backbone, not '
                 f'{type(backbone).__name__}'
             )
         exempt = set()

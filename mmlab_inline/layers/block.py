@@ -1,4 +1,4 @@
-"""The pre-norm Transformer block that both backbones are made of."""
+"""The pre-norm Transformer block that the backbones are made of."""
 
 from torch import Tensor, nn
 

@@ -24,3 +24,10 @@ def init_linear_and_norm(module: nn.Module) -> None:
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+def init_conv(conv: nn.Conv2d) -> nn.Conv2d:
+    """Give a convolution truncated normal (std 0.02) weights and zero biases, and return it."""
+    trunc_normal_(conv.weight, std=0.02)
+    nn.init.zeros_(conv.bias)
+    return conv

@@ -43,6 +43,7 @@ class Site:
         shift: Whether a windowed mixer shifts its windows (odd blocks).
         sr_ratio: Spatial reduction of the architecture's softmax attention.
         window: Window of the architecture's softmax attention; None where it has none.
+        position_bias: Whether that attention has a table of relative positions.
         stage: The stage, from 0; None outside a backbone.
     """
 
@@ -54,6 +55,7 @@ class Site:
     shift: bool = False
     sr_ratio: int = 1
     window: int | None = None
+    position_bias: bool = True
     stage: int | None = None
 
 

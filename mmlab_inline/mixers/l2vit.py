@@ -1,13 +1,12 @@
 """Linear global attention of L2ViT (arXiv 2501.16182)."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import convolve_tokens
+from ..layers import LocalConcentration, convolve_tokens
 from ..ops import merge_heads, split_heads, weighted_means
 from ..utils import check_flag
 from .base import QKVMixer, token_mixer
@@ -52,14 +51,7 @@ class L2ViTAttention(QKVMixer):
         self.temperature = nn.Parameter(torch.full((num_heads, 1, 1), (dim // num_heads) ** -0.5))
         if local:
             self.norm3 = nn.LayerNorm(dim)
-            self.local_mp = nn.Sequential(
-                OrderedDict(
-                    conv1=nn.Conv2d(dim, dim, 7, padding=3, groups=dim),
-                    act=nn.GELU(),
-                    bn=nn.BatchNorm2d(dim),
-                    conv2=nn.Conv2d(dim, dim, 7, padding=3, groups=dim),
-                )
-            )
+            self.local_mp = LocalConcentration(dim)
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))

@@ -24,7 +24,7 @@ from .base import QKVMixer, Site, token_mixer
 
 @token_mixer('window')
 class WindowAttention(QKVMixer):
-    """Window attention with relative position bias; cuts and shifts the windows itself.
+    """Window attention, as Swin's with relative position bias; cuts and shifts the windows itself.
 
     Maps are padded to a multiple of the window. A shifted block does not shift along an axis on
     which the map is a single window.
@@ -35,6 +35,7 @@ class WindowAttention(QKVMixer):
         window_size: Side of a window in tokens.
         shift: Shift by half a window (odd blocks).
         self_adjust: Weigh each key by its place between the smallest and the largest score, too.
+        position_bias: Learn a bias for each offset between two tokens of a window.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``, or a number is not positive.
@@ -51,21 +52,26 @@ class WindowAttention(QKVMixer):
         window_size: int = 7,
         shift: bool = False,
         self_adjust: bool = False,
+        position_bias: bool = True,
     ) -> None:
         super().__init__(dim, num_heads, 'joint', window_size=window_size, shift=shift)
-        check_flag(self_adjust=self_adjust)
-        self.self_adjust = self_adjust
-        self.relative_position_bias_table = nn.Parameter(
-            torch.zeros((2 * window_size - 1) ** 2, num_heads)
-        )
-        trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer(
-            'relative_position_index', relative_position_index(window_size), persistent=False
-        )
+        check_flag(self_adjust=self_adjust, position_bias=position_bias)
+        self.self_adjust, self.position_bias = self_adjust, position_bias
+        if position_bias:
+            self.relative_position_bias_table = nn.Parameter(
+                torch.zeros((2 * window_size - 1) ** 2, num_heads)
+            )
+            trunc_normal_(self.relative_position_bias_table, std=0.02)
+            self.register_buffer(
+                'relative_position_index', relative_position_index(window_size), persistent=False
+            )
+        else:
+            self.no_decay = ()
 
     @classmethod
     def defaults(cls, site: Site) -> dict[str, object]:
-        return {} if site.window is None else dict(window_size=site.window)
+        window = {} if site.window is None else dict(window_size=site.window)
+        return dict(window, position_bias=site.position_bias)
 
     def mix_windows(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         # Unlike a linear form, softmax can keep apart what a shift brings together.
@@ -79,8 +85,7 @@ class WindowAttention(QKVMixer):
         area = self.window_size**2
         # Each (B * windows, heads, area, head_dim).
         q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
-        bias = self.relative_position_bias_table[self.relative_position_index]
-        bias = bias.permute(2, 0, 1).to(q.dtype)[None]  # (1, heads, area, area)
+        bias = self._bias(q)
         if mask is not None:
             # Windows of one sample stand beside its heads, so that one mask serves every sample.
             bias = bias.masked_fill(mask[:, None], -torch.inf).flatten(0, 1)[None]
@@ -89,9 +94,19 @@ class WindowAttention(QKVMixer):
         out = out.reshape(-1, self.num_heads, area, out.shape[-1])
         return self.proj(merge_heads(out))
 
+    def _bias(self, q: Tensor) -> Tensor | None:
+        """What is added to the scores of any window, (1, heads, area, area); None for nothing."""
+        if self.position_bias:
+            bias = self.relative_position_bias_table[self.relative_position_index]
+            return bias.permute(2, 0, 1).to(q.dtype)[None]
+        if self.shift:  # which a mask goes on top of
+            return q.new_zeros(1, self.num_heads, self.window_size**2, self.window_size**2)
+        return None
+
     @classmethod
     def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:
         table = weights.get('relative_position_bias_table')
         if table is None:
             return None
-        return dict(num_heads=table.shape[1], window_size=(math.isqrt(table.shape[0]) + 1) // 2)
+        side = (math.isqrt(table.shape[0]) + 1) // 2
+        return dict(num_heads=table.shape[1], window_size=side, position_bias=True)

@@ -35,22 +35,24 @@ class Conversion:
     Attributes:
         model: What they are of.
         weights: Under the names here, with the shapes and types of the checkpoint.
+        num_parameters: Numbers in them, running statistics of BatchNorm apart.
         missing: Output norms that the checkpoint lacks, as every classification checkpoint does.
         left_over: What else the checkpoint holds, by name: heads, necks, buffers, optimizer state.
     """
 
     model: Recognised
     weights: dict[str, Tensor]
+    num_parameters: int
     missing: tuple[str, ...]
     left_over: tuple[str, ...]
 
     def describe(self) -> str:
         """What was recognised, matched, missing, left over and assumed, a line each."""
-        num_parameters = sum(value.numel() for value in self.weights.values())
         return '\n'.join(
             (
                 f'recognised  {self.model.name}',
-                f'matched     {len(self.weights)} tensors, {num_parameters / 1e6:.3f} M parameters',
+                f'matched     {len(self.weights)} tensors, '
+                f'{self.num_parameters / 1e6:.3f} M parameters',
                 f'missing     {_groups(self.missing)}',
                 f'left over   {_groups(self.left_over)}',
                 f'assumed     {"; ".join(self.model.assumed) or "nothing"}',
@@ -62,9 +64,9 @@ def convert(checkpoint: dict, attention: AttentionSpec | None = None) -> Convers
     """Take a backbone's weights out of a checkpoint.
 
     Args:
-        checkpoint: A released classification checkpoint of InLine-PVT, InLine-Swin, PVT or Swin,
-            or a checkpoint of mmdet, mmseg or this project, whose ``backbone.`` is taken; or just
-            the state dict of one.
+        checkpoint: A released classification checkpoint of a backbone here, of PVT or of Swin, or
+            a checkpoint of mmdet, mmseg or this project, whose ``backbone.`` is taken; or just the
+            state dict of one.
         attention: As the backbones take it, where the weights do not tell.
 
     Raises:
@@ -86,8 +88,9 @@ def convert(checkpoint: dict, attention: AttentionSpec | None = None) -> Convers
     difference = compare_backbone(empty, weights)
     if difference:
         raise CheckpointError(f'it looks like {model.name}, but: {difference}')
-    missing = tuple(name for name, _ in empty.named_parameters() if name not in weights)
-    return Conversion(model, weights, missing, (*left_out, *left_over))
+    missing = tuple(name for name in empty.state_dict() if name not in weights)
+    num_parameters = sum(p.numel() for name, p in empty.named_parameters() if name in weights)
+    return Conversion(model, weights, num_parameters, missing, (*left_out, *left_over))
 
 
 def convert_file(

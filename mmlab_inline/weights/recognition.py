@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..backbones import inline_pvt, inline_swin
+from ..backbones import inline_pvt, inline_swin, l2vit
 from ..backbones.base import DenseBackbone, pretrain_grids
 from ..mixers import (
     TOKEN_MIXERS,
@@ -129,7 +129,7 @@ def recognise(weights: _Weights, attention: AttentionSpec | None = None) -> Reco
     Raises:
         CheckpointError: They are of no backbone known here, or do not tell its attention.
     """
-    for read in (_read_pvt, _read_swin):
+    for read in (_read_pvt, _read_swin, _read_l2vit):
         try:
             return read(weights, attention)
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -137,7 +137,7 @@ def recognise(weights: _Weights, attention: AttentionSpec | None = None) -> Reco
                 raise
             continue  # something that every member of the family has is absent or misshapen
     raise CheckpointError(
-        'these are no weights of a model known here (InLine-PVT, InLine-Swin, PVT, Swin)'
+        'these are no weights of a model known here (InLine-PVT, InLine-Swin, L2ViT, PVT, Swin)'
     )
 
 
@@ -172,21 +172,55 @@ def _read_pvt(weights: _Weights, attention: AttentionSpec | None) -> Recognised:
 
 def _read_swin(weights: _Weights, attention: AttentionSpec | None) -> Recognised:
     stages = [_read_stage(weights, f'layers.{i}.blocks.', i) for i in range(_NUM_STAGES)]
-    ratios = tuple(stage.mlp_ratio for stage in stages)
     arch = dict(
         embed_dims=stages[0].dim,
         depths=tuple(len(stage.attentions) for stage in stages),
-        mlp_ratios=ratios[0] if len(set(ratios)) == 1 else ratios,
+        mlp_ratios=_shortest([stage.mlp_ratio for stage in stages]),
     )
     defaults = _defaults(inline_swin.InLineSwin)
-    everything = [a for stage in stages for a in stage.attentions]
-    windows = [a.found['window_size'] for a in everything if a.name == 'window']
     settings = dict(
         in_channels=weights['patch_embed.proj.weight'].shape[1],
-        window_size=windows[0] if windows else defaults['window_size'],
+        window_size=_window_size(stages, defaults['window_size']),
         pretrain_img_size=_pretrain_size(stages, defaults['pretrain_img_size'], attention),
     )
     return _simplest(inline_swin, inline_swin.InLineSwin, arch, stages, settings, attention)
+
+
+def _read_l2vit(weights: _Weights, attention: AttentionSpec | None) -> Recognised:
+    stages = [_read_stage(weights, f'stages.{i}.', i) for i in range(_NUM_STAGES)]
+    everything = [a for stage in stages for a in stage.attentions]
+    if any(a.name == 'l2vit' for a in everything):
+        # Its windows have the names of any attention.
+        for a in everything:
+            if a.name is None:
+                a.name, a.found = 'window', dict(position_bias=False)
+    depths = tuple(len(stage.attentions) for stage in stages)
+    arch = dict(
+        embed_dims=tuple(stage.dim for stage in stages),
+        depths=depths,
+        mlp_ratios=_shortest([stage.mlp_ratio for stage in stages]),
+    )
+    defaults = _defaults(l2vit.L2ViT)
+    settings = dict(
+        in_channels=weights['downsample_layers.0.proj.proj.0.weight'].shape[1],
+        window_size=_window_size(stages, defaults['window_size']),
+        pretrain_img_size=_pretrain_size(stages, defaults['pretrain_img_size'], attention),
+    )
+    usual = l2vit.attention_in_turn(depths)
+    return _simplest(
+        l2vit, l2vit.L2ViT, arch, stages, settings, attention, usual, position_bias=False
+    )
+
+
+def _shortest(ratios: Sequence[float]) -> float | tuple[float, ...]:
+    """One number where all stages have the same."""
+    return ratios[0] if len(set(ratios)) == 1 else tuple(ratios)
+
+
+def _window_size(stages: Sequence[_Stage], default: int) -> int:
+    """Window of the first softmax attention whose weights tell it."""
+    found = (a.found.get('window_size') for s in stages for a in s.attentions if a.name == 'window')
+    return next(filter(None, found), default)
 
 
 def _pretrain_size(
@@ -274,8 +308,21 @@ def _simplest(
     stages: Sequence[_Stage],
     settings: dict,
     attention: AttentionSpec | None,
+    usual: AttentionSpec = 'inline',
+    **place: object,
 ) -> Recognised:
-    """The shortest settings of the same meaning: a name for the arch, and no defaults."""
+    """The shortest settings of the same meaning: a name for the arch, and no defaults.
+
+    Args:
+        family: The class's module.
+        cls: The class.
+        arch: Settings that a name may stand for.
+        stages: What their blocks tell.
+        settings: Other keywords of the class.
+        attention: What the user says of it.
+        usual: What the class takes where neither its keyword nor the arch says it.
+        place: What else a :class:`.Site` there has.
+    """
     heads, softmax_heads = (
         tuple(stage.heads(kind) for stage in stages) for kind in ('inline', 'softmax')
     )
@@ -289,29 +336,31 @@ def _simplest(
     arch['num_heads'] = tuple(map(_first, heads, softmax_heads))
     if not _agrees(softmax_heads, arch['num_heads']):
         arch['softmax_heads'] = tuple(map(_first, softmax_heads, heads))
+    grids = pretrain_grids(settings['pretrain_img_size'], (4, 2, 2, 2))
+    sites = [
+        Site(
+            stages[index].dim,
+            1,
+            grid=grids[index],
+            sr_ratio=settings.get('sr_ratios', (1,) * _NUM_STAGES)[index],
+            window=settings.get('window_size'),
+            stage=index,
+            **place,
+        )
+        for index in range(_NUM_STAGES)
+    ]
     if attention is None:
-        grids = pretrain_grids(settings['pretrain_img_size'], (4, 2, 2, 2))
-        sites = [
-            Site(
-                stages[index].dim,
-                1,
-                grid=grids[index],
-                sr_ratio=settings.get('sr_ratios', (1,) * _NUM_STAGES)[index],
-                window=settings.get('window_size'),
-                stage=index,
-            )
-            for index in range(_NUM_STAGES)
-        ]
         _read_windows([a for stage in stages for a in stage.attentions], sites)
         attention = shortest_attention(
             [tuple(_choice(a, sites[a.stage]) for a in stage.attentions) for stage in stages]
         )
     settings['attention'] = attention
-    assumed = tuple(_assumed(stages, attention, arch, bool(known)))
-    own = family.ARCH_ZOO[known[0]].get('attention', 'inline') if known else 'inline'
+    assumed = tuple(_assumed(stages, sites, attention, arch, bool(known)))
+    if known:
+        usual = family.ARCH_ZOO[known[0]].get('attention', usual)
     defaults = {
         **_defaults(cls),
-        'attention': shortest_attention(resolve_attention(own, arch['depths'])),
+        'attention': shortest_attention(resolve_attention(usual, arch['depths'])),
     }
     return Recognised(
         cls,
@@ -324,17 +373,22 @@ def _simplest(
 
 
 def _assumed(
-    stages: Sequence[_Stage], attention: AttentionSpec, arch: Mapping, known: bool
+    stages: Sequence[_Stage],
+    sites: Sequence[Site],
+    attention: AttentionSpec,
+    arch: Mapping,
+    known: bool,
 ) -> Iterator[str]:
     """What is taken for granted, a phrase an attention."""
     chosen = resolve_attention(attention, arch['depths'])
     rests = {}
-    for stage, choices in zip(stages, chosen, strict=True):
+    for stage, site, choices in zip(stages, sites, chosen, strict=True):
         for read, choice in zip(stage.attentions, choices, strict=True):
             if read.name is not None:
                 cls = TOKEN_MIXERS[read.name]
                 told = {*as_options(choice), *read.found}
-                rests[read.name] = {k: v for k, v in cls.options().items() if k not in told}
+                usual = {**cls.options(), **cls.defaults(site)}
+                rests[read.name] = {k: v for k, v in usual.items() if k not in told}
     for name, rest in rests.items():
         alike = [f'or {other}' for other, cls in TOKEN_MIXERS.items() if name in cls.looks_like]
         options = ', '.join(f'{key}={value!r}' for key, value in rest.items())

@@ -1,7 +1,7 @@
 """Where the ImageNet checkpoints of every config are, and fetching them.
 
-InLine's are those of the README of LeapLabTHU/InLine; PVT's and Swin's are of whai362/PVT and
-SwinTransformer/storage, for the softmax twins.
+InLine's are those of the README of LeapLabTHU/InLine, L2ViT's of ChuanyangZheng/L2ViT; PVT's and
+Swin's are of whai362/PVT and SwinTransformer/storage, for the softmax twins.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .conversion import Conversion
 
 _INLINE = 'https://cloud.tsinghua.edu.cn/f/{}/?dl=1'
+_L2VIT = (
+    'https://github.com/ChuanyangZheng/L2ViT/releases/download/v1.0/'
+    'L2ViT-{}-checkpoint-best-ema.pth'
+)
 _PVT = 'https://github.com/whai362/PVT/releases/download/v2/pvt_{}.pth'
 _SWIN = (
     'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
@@ -37,6 +41,7 @@ RELEASED_WEIGHTS = {
             'inline_swin_base': 'bf23564bb64c420aafe1',
         }.items()
     },
+    **{f'l2vit_{arch}': _L2VIT.format(arch.title()) for arch in ('tiny', 'small', 'base')},
     **{f'pvt_{arch}': _PVT.format(arch) for arch in ('tiny', 'small', 'medium', 'large')},
     **{f'swin_{arch}': _SWIN.format(arch) for arch in ('tiny', 'small', 'base')},
 }

@@ -9,10 +9,10 @@ from mmengine.model import BaseModule
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmlab_inline import InLinePVT, InLineSwin
+from mmlab_inline import InLineSwin, backbones
 from mmlab_inline.backbones.pretrained import load_pretrained
 
-both = pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
+every = pytest.mark.parametrize('cls', [getattr(backbones, name) for name in backbones.__all__])
 MIXED = ('inline', ('inline', 'softmax'), 'inline', 'softmax')
 
 
@@ -82,7 +82,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)
-@both
+@every
 def test_layouts(layout, source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save(LAYOUTS[layout](released(source)), path)
@@ -91,7 +91,7 @@ def test_layouts(layout, source, target, tmp_path):
     assert_loaded(model, source, output_norms=False)
 
 
-@both
+@every
 def test_safetensors(source, target, tmp_path):
     path = tmp_path / 'weights.safetensors'
     save_file({name: value.contiguous() for name, value in released(source).items()}, path)
@@ -100,7 +100,7 @@ def test_safetensors(source, target, tmp_path):
     assert_loaded(model, source, output_norms=False)
 
 
-@both
+@every
 def test_own_checkpoint_with_output_norms(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save(source.state_dict(), path)
@@ -112,7 +112,7 @@ def test_own_checkpoint_with_output_norms(source, target, tmp_path):
         assert torch.equal(out, expected)
 
 
-@both
+@every
 def test_fewer_outputs_than_the_checkpoint_has_norms(source, target, tmp_path):
     """A segmentation backbone may use fewer stages than the detector that it comes from."""
     path = tmp_path / 'weights.pth'
@@ -124,7 +124,7 @@ def test_fewer_outputs_than_the_checkpoint_has_norms(source, target, tmp_path):
 
 
 @pytest.mark.parametrize('prefix', ['backbone', 'backbone.'])
-@both
+@every
 def test_backbone_of_a_detector_trained_with_mmengine(prefix, cls, source, target, tmp_path):
     hub = MessageHub(f'{cls.__name__}-{prefix}')
     hub.update_scalar('train/loss', torch.tensor(1.5))
@@ -146,7 +146,7 @@ def test_backbone_of_a_detector_trained_with_mmengine(prefix, cls, source, targe
     assert_loaded(model, source, output_norms=True)
 
 
-@both
+@every
 def test_half_precision_weights_are_widened(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({name: value.half() for name, value in released(source).items()}, path)
@@ -156,7 +156,7 @@ def test_half_precision_weights_are_widened(source, target, tmp_path):
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-@both
+@every
 def test_as_part_of_a_bigger_model(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'model': released(source)}, path)
@@ -168,7 +168,7 @@ def test_as_part_of_a_bigger_model(source, target, tmp_path):
     assert (detector.head.weight == 0.5).all()
 
 
-@both
+@every
 def test_frozen_stages_are_loaded_too(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'model': released(source)}, path)
@@ -187,7 +187,7 @@ def refused(model: nn.Module, error: type[Exception], match: str) -> str:
     return str(info.value)
 
 
-@both
+@every
 def test_too_big_a_checkpoint(cls, source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'model': released(source)}, path)
@@ -197,14 +197,14 @@ def test_too_big_a_checkpoint(cls, source, target, tmp_path):
     assert cls.__name__ in message
 
 
-@both
+@every
 def test_too_small_a_checkpoint(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'model': released(source)}, path)
     refused(target(path, depths=(1, 2, 3, 1)), ValueError, 'parameters missing')
 
 
-@both
+@every
 def test_checkpoint_without_one_tensor(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     weights = released(source)
@@ -215,7 +215,7 @@ def test_checkpoint_without_one_tensor(source, target, tmp_path):
     assert name in message
 
 
-@both
+@every
 def test_checkpoint_of_another_shape(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     weights = released(source)
@@ -226,21 +226,21 @@ def test_checkpoint_of_another_shape(source, target, tmp_path):
     assert f'{name} (3, 5) instead of' in message
 
 
-@both
+@every
 def test_checkpoint_of_another_attention(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'model': released(source)}, path)
     refused(target(path, attention='inline'), ValueError, 'missing')
 
 
-@both
+@every
 def test_wrong_prefix(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'model': released(source)}, path)
     refused(target(path, 'backbone.'), ValueError, 'missing')
 
 
-@both
+@every
 def test_detector_without_a_prefix(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     weights = {f'backbone.{name}': value for name, value in source.state_dict().items()}
@@ -248,19 +248,19 @@ def test_detector_without_a_prefix(source, target, tmp_path):
     refused(target(path), ValueError, r"needs init_cfg=dict\(\.\.\., prefix='backbone\.'\)")
 
 
-@both
+@every
 def test_file_without_weights(target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'epoch': 3}, path)
     refused(target(path), ValueError, 'holds no weights')
 
 
-@both
+@every
 def test_missing_file(target, tmp_path):
     refused(target(tmp_path / 'none.pth'), FileNotFoundError, r'none\.pth')
 
 
-@both
+@every
 def test_torn_file(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'model': released(source)}, path)
@@ -276,7 +276,7 @@ class Evil:
         return os.system, (f'touch {self.marker}',)
 
 
-@both
+@every
 def test_file_that_would_run_a_command(source, target, tmp_path):
     path, marker = tmp_path / 'weights.pth', tmp_path / 'marker'
     torch.save({'model': released(source), 'config': Evil(marker)}, path)
@@ -285,7 +285,7 @@ def test_file_that_would_run_a_command(source, target, tmp_path):
     assert not marker.exists()
 
 
-@both
+@every
 def test_other_init_cfg_is_mmengines(cls, build_narrow):
     model = build_narrow(cls, init_cfg=dict(type='Constant', layer='LayerNorm', val=3.0, bias=1.0))
     model.init_weights()
@@ -301,7 +301,7 @@ def test_any_module_can_be_loaded(tmp_path):
     assert torch.equal(model.weight, torch.load(path)['weight'])
 
 
-@both
+@every
 def test_without_a_run_one_line_tells_of_random_weights(cls, build_narrow, monkeypatch):
     from mmengine.logging import MMLogger
 

@@ -8,7 +8,7 @@ import pytest
 from mmengine.registry import MODELS as ROOT_MODELS
 
 import mmlab_inline
-from mmlab_inline import InLinePVT, InLineSwin, backbones
+from mmlab_inline import backbones
 from mmlab_inline.registry import MODELS
 
 PACKAGE = Path(mmlab_inline.__file__).parent
@@ -88,7 +88,7 @@ def test_import_takes_none_of_the_mm_libraries():
 
 
 def test_bare_and_prefixed_names_are_the_classes():
-    for cls in (InLinePVT, InLineSwin):
+    for cls in (getattr(backbones, name) for name in backbones.__all__):
         for registry in (MODELS, ROOT_MODELS):
             assert registry.get(cls.__name__) is cls
             assert registry.get(f'mmlab_inline.{cls.__name__}') is cls

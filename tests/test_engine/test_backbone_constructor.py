@@ -6,7 +6,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mmlab_inline import InLinePVT, InLineSwin
+from mmlab_inline import InLinePVT, InLineSwin, L2ViT, backbones
 
 
 class Model(BaseModel):
@@ -71,10 +71,23 @@ SWIN = {
     'layers.3.blocks.0': 1,
     'norm': 0,
 }
+L2VIT = {
+    'downsample_layers.0': 7,
+    'stages.0.0': 6,
+    'downsample_layers.1': 5,
+    'stages.1.0': 5,
+    'stages.1.1': 4,
+    'downsample_layers.2': 3,
+    'stages.2.0': 3,
+    'stages.2.1': 2,
+    'downsample_layers.3': 1,
+    'stages.3.0': 1,
+    'norm': 0,
+}
 
 
 @pytest.mark.parametrize('constructor', ['BackboneConstructor', 'LayerDecayConstructor'])
-@pytest.mark.parametrize(('cls', 'powers'), [(InLinePVT, PVT), (InLineSwin, SWIN)])
+@pytest.mark.parametrize(('cls', 'powers'), [(InLinePVT, PVT), (InLineSwin, SWIN), (L2ViT, L2VIT)])
 def test_rates(build_narrow, cls, powers, constructor):
     model = Model(build_narrow(cls))
     found = rates(model, constructor, layer_decay=0.5)
@@ -120,7 +133,7 @@ DECLARED = {
 
 
 @pytest.mark.parametrize('attention', DECLARED)
-@pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
+@pytest.mark.parametrize('cls', [getattr(backbones, name) for name in backbones.__all__])
 def test_decay_is_what_attentions_declare(build_narrow, cls, attention):
     model = Model(build_narrow(cls, attention=attention))
     norms = dict(custom_keys=dict(norm=dict(decay_mult=0, lr_mult=0.1)))
@@ -136,6 +149,8 @@ def test_decay_is_what_attentions_declare(build_narrow, cls, attention):
     assert found == {
         name: (rate, 0 if name in exempt else decay) for name, (rate, decay) in plain.items()
     }
-    assert bool(exempt) == (cls is InLinePVT or attention != 'inline')
+    # L2ViT's own softmax attention has no table of positions.
+    without = {InLinePVT: (), InLineSwin: ('inline',), L2ViT: ('inline', 'softmax')}[cls]
+    assert bool(exempt) == (attention not in without)
     both = rates(model, declared_no_decay=True, layer_decay=1)
     assert {name for name, (_, decay) in both.items() if decay == 0} == exempt

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlab_inline import InLinePVT, InLineSwin
+from mmlab_inline import InLinePVT, InLineSwin, L2ViT
 from mmlab_inline.utils import CheckpointError
 from mmlab_inline.weights.recognition import recognise
 
@@ -29,6 +29,9 @@ NAMES = {
     (InLineSwin, 'tiny', 'softmax'): 'Swin-T',
     (InLineSwin, 'small', 'softmax'): 'Swin-S',
     (InLineSwin, 'base', 'softmax'): 'Swin-B',
+    (L2ViT, 'tiny', None): 'L2ViT-T',
+    (L2ViT, 'small', None): 'L2ViT-S',
+    (L2ViT, 'base', None): 'L2ViT-B',
 }
 
 
@@ -71,6 +74,16 @@ def test_custom_arch_is_rebuilt(cls, attention, build_narrow):
         (InLinePVT, dict(arch='small', pretrain_img_size=384)),
         (InLinePVT, dict(arch='tiny', attention='softmax', sr_ratios=(4, 2, 2, 1))),
         (InLinePVT, dict(arch='tiny', attention=MIXED)),
+        (L2ViT, dict(arch='small', attention='inline')),
+        (L2ViT, dict(arch='tiny', attention=('softmax', 'l2vit', 'l2vit', 'l2vit'), in_channels=1)),
+        (
+            L2ViT,
+            dict(
+                arch='tiny',
+                attention=('l2vit', dict(type='softmax', position_bias=True), 'l2vit', 'l2vit'),
+                window_size=12,
+            ),
+        ),
     ],
 )
 def test_settings_that_are_not_the_archs_own(cls, settings):
@@ -85,3 +98,16 @@ def test_unknown_models(drop):
     weights = {k: v for k, v in shapes(InLinePVT, 'tiny').items() if drop not in k}
     with pytest.raises(CheckpointError, match='no weights of a model known here'):
         recognise(weights)
+
+
+def test_windows_of_l2vit_have_the_names_of_any_attention(build_narrow):
+    """Beside its linear attention they are told, and else asked for."""
+    model = build_narrow(L2ViT, depths=(2, 2, 2, 2))
+    found = recognise(model.state_dict())
+    assert 'attention' not in found.settings
+    assert found.settings['arch']['num_heads'] == (1, 2, 4, 4)
+    assert 'window with window_size=7' in found.assumed
+    twin = build_narrow(L2ViT, attention='softmax').state_dict()
+    with pytest.raises(CheckpointError, match='do not tell which attention'):
+        recognise(twin)
+    assert recognise(twin, 'softmax').settings['attention'] == 'softmax'

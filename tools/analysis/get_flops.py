@@ -141,13 +141,15 @@ def draw_growth(cfg: Config, path: Path) -> None:
     matplotlib.use('Agg')
     import matplotlib.pyplot as plt
 
+    from mmlab_inline import backbones
     from mmlab_inline.analysis.flops import build_meta, count_backbone
     from mmlab_inline.engine.model import image_channels
 
     backbone = build_meta(cfg.model.backbone, cfg.default_scope)
     name = type(backbone).__name__
     if 'attention' not in inspect.signature(type(backbone)).parameters:
-        raise UserError(f'--plot: {name} has no attention to replace; take InLinePVT or InLineSwin')
+        names = ' or '.join(backbones.__all__)
+        raise UserError(f'--plot: {name} has no attention to replace; take {names}')
     softmax = build_meta(dict(cfg.model.backbone, attention='softmax'), cfg.default_scope)
     channels = image_channels(cfg.model)
     curves = {

@@ -196,7 +196,8 @@ class ConfigSubject(Subject):
         backbone = cfg.model.get('backbone', {})
         if not is_own_backbone(backbone):
             raise UserError(
-                f'backbone {backbone.get("type", "")} has no forms; take InLinePVT or InLineSwin'
+                f'backbone {backbone.get("type", "")} has no forms; '
+                f'take {" or ".join(backbones.__all__)}'
             )
         if device.amp:
             check_amp(device.type, self.scope)
