@@ -94,12 +94,8 @@ def project_and_local_residual(
 
 @torch.library.custom_op('mmlab_inline::token_mean_and_gram', mutates_args=())
 def _token_mean_and_gram(x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    num_tokens = x.shape[1]
     partial, pivot = _launch_moments(x, x, precision, centred=True)
-    sums = partial.sum(1)  # (B, C + 1, C): moments about the pivot, and below them the sums
-    offset = sums[:, -1:] / num_tokens
-    gram = sums[:, :-1] / num_tokens - offset.transpose(1, 2) * offset
-    return pivot + offset, gram
+    return _launch_finish(partial, pivot, x.shape[1])
 
 
 @_token_mean_and_gram.register_fake
@@ -280,6 +276,31 @@ def _launch_moments(a: Tensor, b: Tensor, precision: str, centred: bool) -> tupl
     return partial, pivot
 
 
+def _launch_finish(partial: Tensor, pivot: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """Mean (B, 1, C) and covariance (B, C, C) from :func:`_launch_moments`, centred."""
+    batch, num_splits, _, channels = partial.shape
+    block_r, block_c = 4, _block(channels, 64)
+    mean = torch.empty_like(pivot)
+    gram = pivot.new_empty(batch, channels, channels)
+    with torch.cuda.device_of(pivot):
+        _finish_moments_kernel[
+            (triton.cdiv(channels, block_c) * triton.cdiv(channels, block_r) * batch,)
+        ](
+            partial,
+            pivot,
+            mean,
+            gram,
+            num_tokens,
+            num_splits,
+            CHANNELS=channels,
+            BLOCK_S=32,
+            BLOCK_R=block_r,
+            BLOCK_C=block_c,
+            num_warps=8,
+        )
+    return mean, gram
+
+
 def _launch_project(
     x: Tensor,
     matrix: Tensor,
@@ -419,6 +440,58 @@ def _pivot(x_ptr, channels, num_tokens, CHANNELS: tl.constexpr):
     offsets = tokens[:, None] * CHANNELS + channels[None, :]
     x = tl.load(x_ptr + offsets, (channels < CHANNELS)[None, :], 0.0)
     return tl.sum(x.to(tl.float32), 0) / 16
+
+
+@triton.jit(do_not_specialize=_RUNTIME_INTEGERS)
+def _finish_moments_kernel(
+    partial_ptr,  # (B, splits, C + 1, C)
+    pivot_ptr,  # (B, 1, C)
+    mean_ptr,  # (B, 1, C), written
+    gram_ptr,  # (B, C, C), written
+    num_tokens,
+    num_splits,
+    CHANNELS: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Mean and covariance from moments about the pivot and sums, a tile of rows by columns."""
+    C_TILES: tl.constexpr = (CHANNELS + BLOCK_C - 1) // BLOCK_C
+    R_TILES: tl.constexpr = (CHANNELS + BLOCK_R - 1) // BLOCK_R
+    pid = tl.program_id(0)
+    cols = pid % C_TILES * BLOCK_C + tl.arange(0, BLOCK_C)
+    rows = pid // C_TILES % R_TILES * BLOCK_R + tl.arange(0, BLOCK_R)
+    sample = (pid // (C_TILES * R_TILES)).to(tl.int64)
+    partial_ptr += sample * num_splits * (CHANNELS + 1) * CHANNELS
+
+    in_rows, in_cols = rows < CHANNELS, cols < CHANNELS
+    mask = in_rows[:, None] & in_cols[None, :]
+    offsets = rows[:, None] * CHANNELS + cols[None, :]
+    gram = tl.zeros((BLOCK_R, BLOCK_C), tl.float32)
+    row_sums = tl.zeros((BLOCK_R,), tl.float32)
+    col_sums = tl.zeros((BLOCK_C,), tl.float32)
+    for start in range(0, num_splits, BLOCK_S):
+        splits = start + tl.arange(0, BLOCK_S)
+        there = splits < num_splits
+        own = partial_ptr + splits * ((CHANNELS + 1) * CHANNELS)
+        sums = own + CHANNELS * CHANNELS
+        products = tl.load(
+            own[:, None, None] + offsets[None, :, :], there[:, None, None] & mask[None, :, :], 0.0
+        )
+        gram += tl.sum(products, 0)
+        row_sums += tl.sum(
+            tl.load(sums[:, None] + rows[None, :], there[:, None] & in_rows[None, :], 0.0), 0
+        )
+        col_sums += tl.sum(
+            tl.load(sums[:, None] + cols[None, :], there[:, None] & in_cols[None, :], 0.0), 0
+        )
+
+    row_offset, col_offset = row_sums / num_tokens, col_sums / num_tokens
+    gram = gram / num_tokens - row_offset[:, None] * col_offset[None, :]
+    tl.store(gram_ptr + sample * CHANNELS * CHANNELS + offsets, gram, mask)
+    if pid // C_TILES % R_TILES == 0:
+        pivot = tl.load(pivot_ptr + sample * CHANNELS + cols, in_cols, 0.0)
+        tl.store(mean_ptr + sample * CHANNELS + cols, pivot + col_offset, in_cols)
 
 
 @triton.jit(do_not_specialize=_RUNTIME_INTEGERS)
