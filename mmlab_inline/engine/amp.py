@@ -29,8 +29,6 @@ class CPUAmpOptimWrapper(OptimWrapper):
 def enable_amp(cfg: Config) -> str:
     """Turn on mixed precision: loss-scaled float16 on a GPU, else bfloat16 on the CPU.
 
-    On a GPU ``dtype`` and ``loss_scale`` of the config's ``optim_wrapper`` hold.
-
     Returns:
         A line that says which.
 
