@@ -49,6 +49,12 @@ PROBED = ('numpy', 'torch', 'torchvision', 'triton', 'timm', 'cv2')
 PROBED += ('mmengine', 'mmcv', 'mmcv.ops', 'mmdet', 'mmseg', 'mmlab_inline')
 OPTIONAL = ('triton',)
 
+# The ops of mmcv that run without compiling it, as mmcv_ops/_ext.py names them.
+SERVED_OPS = {
+    'torchvision': ('nms', 'roi_align', 'deform_conv', 'modulated_deform_conv'),
+    'plain PyTorch': ('softnms', 'sigmoid_focal_loss', 'softmax_focal_loss', 'ms_deform_attn'),
+}
+
 VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'CUDA_HOME')
 VARIABLES += ('TRITON_INTERPRET', 'PYTHONPATH')
 OWN_VARIABLES = 'MMLAB_INLINE_'
@@ -86,6 +92,8 @@ def details(name, module):
         found['compiled'] = '' if ext.endswith('.py') else ext
     if name == 'mmlab_inline':
         [getattr(module, part) for part in module.__all__]  # imported when they are asked for
+        forms = importlib.import_module('mmlab_inline.analysis.attention_forms')
+        found['attention'] = forms.forms_by_device()
     return found
 
 for name in sys.argv[1:]:
@@ -261,6 +269,7 @@ def report() -> Iterator[str]:
     }
     for name in PROBED[:-1]:
         sections[name] = lambda name=name: _describe_module(name, facts.get(name, {}), installed)
+    sections['attention'] = lambda: _describe_attention(facts.get('mmlab_inline', {}))
     sections['variables'] = _describe_variables
     for title, describe in sections.items():
         yield f'{title:<12}  {attempt(describe, "unknown")}'
@@ -381,7 +390,8 @@ def _describe_module(name: str, found: dict, installed: dict[str, str]) -> str:
     else:
         text = found.get('version', 'unknown') or 'imports'
     if 'compiled' in found:
-        text += ', compiled' if found['compiled'] else ', served by torchvision'
+        served = (f'{", ".join(ops)} by {whom}' for whom, ops in SERVED_OPS.items())
+        text += ', all compiled' if found['compiled'] else f', served: {"; ".join(served)}'
     if 'cuda' in found:
         text += f', CUDA {found["cuda"] or "not available"}'
     if 'gpus' in found:
@@ -389,6 +399,11 @@ def _describe_module(name: str, found: dict, installed: dict[str, str]) -> str:
     names = OPENCV if name == 'cv2' else [row for f in FAMILIES.values() for row in f.get(name, ())]
     listed = _listed(names, installed)
     return f'{text} ({listed})' if listed else text
+
+
+def _describe_attention(found: dict) -> str:
+    forms = found.get('attention', {})
+    return ', '.join(f'{device}: {form}' for device, form in forms.items()) or 'unknown'
 
 
 def _listed(names: Sequence[str], installed: dict[str, str]) -> str:

@@ -1,5 +1,6 @@
 """``python -m mmlab_inline`` reports on any environment, whatever in it is broken."""
 
+import ast
 import os
 import re
 import subprocess
@@ -148,6 +149,40 @@ def test_gpu_and_who_serves_the_ops(compiled, cuda, problem):
     problems = list(environment.find_problems(facts, {}))
     assert [text.endswith(problem) for text in problems] == ([True] if problem else [])
     assert not list(environment.find_problems({**facts, 'torch': {'gpus': []}}, {}))
+
+
+def test_what_is_said_of_ops_and_attention(monkeypatch):
+    ops = {'version': '2.3.6', 'cuda': '13.0', 'compiled': ''}
+    attention = {'cpu': 'banded', 'cuda:0 H200': 'fused (Triton kernels)'}
+    facts = {'mmcv.ops': ops, 'mmlab_inline': {'attention': attention}}
+    monkeypatch.setattr(environment, 'probe_modules', lambda: facts)
+    lines = dict(line.split(None, 1) for line in environment.report() if '  ' in line)
+    assert lines['attention'] == 'cpu: banded, cuda:0 H200: fused (Triton kernels)'
+    assert lines['mmcv.ops'] == (
+        '2.3.6, served: nms, roi_align, deform_conv, modulated_deform_conv by torchvision; '
+        'softnms, sigmoid_focal_loss, softmax_focal_loss, ms_deform_attn by plain PyTorch, '
+        'CUDA 13.0'
+    )
+    ops['compiled'] = '/env/mmcv/_ext.so'
+    facts['mmlab_inline'] = {'error': 'ImportError: torn'}
+    lines = dict(line.split(None, 1) for line in environment.report() if '  ' in line)
+    assert lines['mmcv.ops'] == '2.3.6, all compiled, CUDA 13.0'
+    assert lines['attention'] == 'unknown'
+
+
+def test_ops_are_served_by_whom_the_report_names():
+    tree = ast.parse((ROOT / 'mmcv_ops/_ext.py').read_text())
+    served = {'torchvision': set(), 'plain PyTorch': set()}
+    for function in tree.body:
+        if isinstance(function, ast.FunctionDef) and not function.name.startswith(('_', 'get_')):
+            whom = 'torchvision' if '_ops.' in ast.unparse(function) else 'plain PyTorch'
+            served[whom].add(re.sub('_(forward|backward).*', '', function.name))
+    assert served == {whom: set(ops) for whom, ops in environment.SERVED_OPS.items()}
+
+
+def test_attention_is_asked_for():
+    (found,) = environment.probe_modules(('mmlab_inline',)).values()
+    assert found['attention']['cpu'] == 'banded'
 
 
 def test_mmcv_that_is_not_there(tmp_path):

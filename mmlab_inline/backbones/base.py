@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import accumulate
 
+import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
@@ -31,7 +32,6 @@ from ..mixers import (
     resolve_attention,
     shortest_attention,
 )
-from ..ops.compat import is_compiling
 from ..utils import check_positive, one_of
 from .pretrained import load_pretrained
 
@@ -203,7 +203,7 @@ class Blocks(nn.ModuleList):
 def _recomputed(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     """Run a block, and again in the backward pass, which is no second step of any BatchNorm."""
     contexts = {}
-    if batch_norms(block) and not is_compiling():
+    if batch_norms(block) and not torch.compiler.is_compiling():
         contexts['context_fn'] = lambda: (nullcontext(), statistics_kept(block))
     return checkpoint(block, x, hw_shape, use_reentrant=False, **contexts)
 

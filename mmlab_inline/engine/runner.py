@@ -164,9 +164,7 @@ class CheckedRunner(Runner):
     def build_dataloader(
         dataloader: DataLoader | dict, seed: int | None = None, diff_rank_seed: bool = False
     ) -> DataLoader:
-        """Build a dataloader, as mmengine does, on a checked dataset.
-
-        Where there is a GPU, its images lie in memory that is copied from in the background.
+        """Build a dataloader, as mmengine does, on a checked dataset; for a GPU images are pinned.
 
         Raises:
             UserError: It does not build, or its dataset has no image or not all of its classes.

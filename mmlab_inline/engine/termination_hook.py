@@ -34,14 +34,12 @@ class TerminationHook(Hook):
     current image, and the evaluation starts over when it is resumed. With several processes all of
     them end at the same iteration, the first whose loss comes after one has got the signal.
 
-    Costs nothing: several processes tell each other along with their losses, where
-    :class:`.NonFiniteLossHook` is there to ask. Otherwise it is one number more per iteration, for
-    which a GPU has to finish it.
+    Costs nothing: several processes tell each other along with their losses. Without
+    :class:`.NonFiniteLossHook` it is a number more per iteration, for which a GPU has to finish it.
 
     Attributes:
         asked: Number of the signal that this process has got, or 0.
-        agreed: The largest of the processes' ``asked`` where this iteration's losses have told;
-            else None.
+        agreed: The largest of the processes' ``asked``, if this iteration's losses have told.
     """
 
     priority = 'LOWEST'  # after everything that an iteration changes

@@ -41,8 +41,6 @@ class CPUAmpOptimWrapper(OptimWrapper):
 def enable_amp(cfg: Config, train: bool) -> str:
     """Turn on mixed precision: loss-scaled float16 on a GPU, else bfloat16 on the CPU.
 
-    In training on a GPU ``dtype`` and ``loss_scale`` of the config's ``optim_wrapper`` hold.
-
     Args:
         cfg: The config; changed in place.
         train: Whether it is for training or for testing.
