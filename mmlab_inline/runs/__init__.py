@@ -1,4 +1,4 @@
-"""What stands around a run: its folder, what a person sees of it, the metrics it goes by."""
+"""What stands around a run: its folder, screen, metrics and precision."""
 
 from .amp import amp_dtype, check_amp, confine_autocast, describe_amp, enable_amp, replaced
 from .loaders import without_contradictions

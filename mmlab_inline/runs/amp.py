@@ -86,7 +86,7 @@ def check_amp(device: str, scope: str | None) -> None:
 
 
 def describe_amp(device: str, dtype: str = 'float16') -> str:
-    """What mixed precision is on a device, as torch names it, in a line; ``dtype`` on a GPU."""
+    """What mixed precision is on a device, in a line; ``dtype`` on a GPU."""
     if not device.startswith('cpu'):
         return f'mixed precision: {dtype} autocast on the GPU'
     line = 'mixed precision: bfloat16 autocast on the CPU'
@@ -141,12 +141,12 @@ def replaced(forwards: Mapping[nn.Module, Callable]) -> Iterator[None]:
 
 
 def _confined(forward: Callable, *args: object, **settings: object) -> object:
-    model = forward.__self__
-    device = next(model.parameters()).device.type
+    device = 'cuda' if torch.is_autocast_enabled('cuda') else 'cpu'
     if not torch.is_autocast_enabled(device):
         return forward(*args, **settings)
     dtype = torch.get_autocast_dtype(device)
-    networks = {part: partial(_lowered, part.forward, device, dtype) for part in _networks(model)}
+    parts = _networks(forward.__self__)
+    networks = {part: partial(_lowered, part.forward, device, dtype) for part in parts}
     with replaced(networks), torch.autocast(device, enabled=False):
         return forward(*args, **settings)
 
