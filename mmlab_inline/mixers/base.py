@@ -81,6 +81,8 @@ class TokenMixer(nn.Module):
     """Where it comes from, for tables."""
     heads: ClassVar[str] = 'inline'
     """``'softmax'`` for the number of heads that softmax attention has in the same architecture."""
+    linear: ClassVar[bool] = True
+    """Whether its cost grows with the number of tokens, and not faster."""
     looks_like: ClassVar[tuple[str, ...]] = ()
     """Attentions for which its weights may be taken, because the parameters have the same names."""
     no_decay: ClassVar[tuple[str, ...]] = ()

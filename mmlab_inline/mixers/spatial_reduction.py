@@ -26,6 +26,7 @@ class SpatialReductionAttention(QKVMixer):
 
     paper = 'PVT, ICCV 2021'
     heads = 'softmax'
+    linear = False
 
     def __init__(
         self, dim: int, num_heads: int, sr_ratio: int = 1, self_adjust: bool = False

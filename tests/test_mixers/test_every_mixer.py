@@ -205,6 +205,29 @@ def test_half_precision_stays_finite(choice, dtype, scale):
         assert mixer(x.float(), (64, 64)).isfinite().all()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize('name', [name for name, cls in TOKEN_MIXERS.items() if cls.linear])
+@pytest.mark.parametrize('dtype', [torch.float16], indirect=True)
+def test_sums_over_256000_tokens_do_not_overflow(name, dtype):
+    mixer = build(name).to(dtype)
+    x = (30 * torch.randn(1, 512 * 500, 16)).to(dtype).requires_grad_()
+    out = mixer(x, (512, 500))
+    assert out.isfinite().all()
+    gradients = torch.autograd.grad(out.float().mean(), (x, *mixer.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize('name', TOKEN_MIXERS)
+def test_compiles_without_graph_breaks(name, randomised):
+    torch._dynamo.reset()
+    mixer = randomised(build(name))
+    # PyTorch 2.1 breaks the graph at generators and unpacked modules.
+    fullgraph = hasattr(torch.compiler, 'is_compiling')
+    compiled = torch.compile(mixer, backend='eager', fullgraph=fullgraph, dynamic=False)
+    x = torch.randn(2, 126, 16)
+    assert largest_difference(compiled(x, (9, 14)), mixer(x, (9, 14)).detach().double()) < 1e-5
+
+
 @every
 @pytest.mark.parametrize('dtype', [torch.bfloat16], indirect=True)
 def test_autocast_rounds_and_no_more(choice, dtype, randomised):
