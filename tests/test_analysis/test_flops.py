@@ -80,6 +80,21 @@ TARGETS = {
             's': (81, 1038),
             'b': (121, 1188),
         },
+        'detection/l2vit/mask-rcnn_l2vit-{}_fpn_ms-crop-1x_coco.py': {
+            't': (48.1, 269),
+            's': (69.7, 360),
+            'b': (108.0, 504),
+        },
+        'detection/l2vit/retinanet_l2vit-{}_fpn_ms-crop-1x_coco.py': {
+            't': (None, 250),
+            's': (None, 341),
+            'b': (None, 484),
+        },
+        'segmentation/l2vit/upernet_l2vit-{}_8xb2-160k_ade20k-512x512.py': {
+            't': (60.3, 943),
+            's': (81.9, 1034),
+            'b': (122.1, 1182),
+        },
     }.items()
     for size, target in targets.items()
 }
