@@ -54,11 +54,15 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def table_of_attentions() -> str:
     """What the token mixers declare of themselves."""
-    rows = ['| name | from | heads | options | no weight decay |', '|---|---|---|---|---|']
+    rows = [
+        '| name | from | linear in tokens | heads | options | no weight decay |',
+        '|---|---|---|---|---|---|',
+    ]
     for name, cls in sorted(TOKEN_MIXERS.items()):
         options = ', '.join(f'`{key}={value!r}`' for key, value in cls.options().items())
         no_decay = ', '.join(f'`{key}`' for key in cls.no_decay)
-        rows.append(f'| `{name}` | {cls.paper} | {cls.heads} | {options} | {no_decay} |')
+        linear = 'yes' if cls.linear else 'no'
+        rows.append(f'| `{name}` | {cls.paper} | {linear} | {cls.heads} | {options} | {no_decay} |')
     return '\n'.join(rows)
 
 

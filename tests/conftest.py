@@ -135,7 +135,8 @@ def build_narrow() -> Callable[..., nn.Module]:
     }
 
     def build(cls: type[nn.Module], **settings: object) -> nn.Module:
-        arch = {**widths[cls.__name__], 'num_heads': (1, 2, 4, 4)}
+        arch = dict(widths[cls.__name__])
+        arch['num_heads'] = settings.pop('num_heads', (1, 2, 4, 4))
         arch['depths'] = settings.pop('depths', (1, 2, 2, 1))
         return cls(arch, **settings)
 

@@ -81,6 +81,8 @@ class TokenMixer(nn.Module):
     """Where it comes from, for tables."""
     heads: ClassVar[str] = 'inline'
     """``'softmax'`` for the number of heads that softmax attention has in the same architecture."""
+    linear: ClassVar[bool] = True
+    """Whether its cost grows with the number of tokens, and not faster."""
     looks_like: ClassVar[tuple[str, ...]] = ()
     """Attentions for which its weights may be taken, because the parameters have the same names."""
     no_decay: ClassVar[tuple[str, ...]] = ()
@@ -129,6 +131,9 @@ class TokenMixer(nn.Module):
             mixer, or do not tell it from others.
         """
         return None
+
+    def initialise(self) -> None:
+        """Random values of linear layers that have others than the architectures' own."""
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Attend over a whole map, or over windows as if each were one.
@@ -239,6 +244,18 @@ class QKVMixer(TokenMixer):
     def projections(self) -> tuple[nn.Linear, ...]:
         """The layers before attention, in the order of :meth:`project`."""
         return (self.qkv,) if hasattr(self, 'qkv') else (self.q, self.kv)
+
+
+def check_head_width(dim: int, num_heads: int, multiple: int) -> None:
+    """Refuse heads whose width is no multiple of a number.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if dim % (multiple * num_heads):
+        raise ValueError(
+            f'dim={dim} must be a multiple of {multiple} * num_heads = {multiple * num_heads}'
+        )
 
 
 PLACE = frozenset({'dim', 'num_heads', 'qkv', 'grid', 'shift', 'stage'})

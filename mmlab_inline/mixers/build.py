@@ -175,3 +175,6 @@ def _is_several(attention: object) -> bool:
 def initialise(module: nn.Module) -> None:
     """Random weights: linear layers and norms as the architectures have them, mixers their own."""
     module.apply(init_linear_and_norm)
+    for part in module.modules():
+        if isinstance(part, TokenMixer):
+            part.initialise()

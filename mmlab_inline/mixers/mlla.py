@@ -48,8 +48,10 @@ class MLLAAttention(TokenMixer):
         elu = POSITIVE_KERNELS['elu']
         accurate = torch.promote_types(x.dtype, torch.float32)
         q, k = (elu(t.to(accurate)) for t in self.attn.qk(v).chunk(2, 2))
+        quarter = self.dim // 4
+        rate = 10000.0 ** (-torch.arange(quarter, device=x.device, dtype=accurate) / quarter)
         q_turned, k_turned = (
-            split_heads(t, self.num_heads) for t in rotate(torch.stack([q, k]), hw_shape)
+            split_heads(t, self.num_heads) for t in rotate(torch.stack([q, k]), hw_shape, rate)
         )
         q, k, values = (split_heads(t, self.num_heads) for t in (q, k, v))
         norm = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True) + EPSILON
@@ -64,15 +66,20 @@ class MLLAAttention(TokenMixer):
         return {} if 'attn.qk.weight' in weights else None
 
 
-def rotate(x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-    """Rotate pairs of channels (..., N, C): the first half by the row, the second by the column.
+def rotate(x: Tensor, hw_shape: tuple[int, int], rate: Tensor) -> Tensor:
+    """Rotate pairs of channels: the first half by the row, the second by the column.
 
-    Pair a of either half turns by ``10000 ** (-4 a / C)`` a token, in whole positions: nothing is
-    rescaled on a bigger map.
+    Args:
+        x: (..., N, C), in at least float32.
+        hw_shape: Map size (H, W) in tokens.
+        rate: By how much the pairs of either half turn a token (C / 4,). Positions are whole:
+            nothing is rescaled on a bigger map.
+
+    Returns:
+        (..., N, C).
     """
     height, width = hw_shape
-    quarter = x.shape[-1] // 4
-    rate = 10000.0 ** (-torch.arange(quarter, device=x.device, dtype=x.dtype) / quarter)
+    quarter = len(rate)
     rows, columns = (torch.arange(n, device=x.device, dtype=x.dtype) for n in (height, width))
     angle = torch.cat(
         [

@@ -25,6 +25,7 @@ class SpatialReductionAttention(QKVMixer):
 
     paper = 'PVT, ICCV 2021'
     heads = 'softmax'
+    linear = False
 
     def __init__(self, dim: int, num_heads: int, sr_ratio: int = 1) -> None:
         super().__init__(dim, num_heads)

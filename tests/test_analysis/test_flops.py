@@ -140,13 +140,49 @@ def test_published_classifiers_of_other_attentions(attention, arch):
     assert cost.flops / 1e9 == pytest.approx(multiply_accumulates, abs=6e-3)
 
 
+# With a classifier. The backbone has a norm for each output, a classifier one of the last width.
+SWIN_CLASSIFIERS = {
+    ('focused', 'focused', 'softmax', 'softmax'): (29.192, 50.510, 88.972),
+    ('agent', 'agent', 'agent', 'softmax'): (28.903, None, None),
+    ('agent', 'agent', 'softmax', 'softmax'): (None, 49.667, None),
+    ('agent', 'agent', ('agent',) * 2 + ('softmax',) * 16, 'softmax'): (None, None, 88.095),
+}
+
+
+@pytest.mark.parametrize('attention', SWIN_CLASSIFIERS, ids=str)
+def test_published_swin_classifiers_of_other_attentions(attention):
+    for arch, target in zip(('tiny', 'small', 'base'), SWIN_CLASSIFIERS[attention], strict=True):
+        if target is None:
+            continue
+        with torch.device('meta'):
+            model = InLineSwin(arch, attention=attention)
+        widths = model.out_channels
+        params = sum(parameter.numel() for parameter in model.parameters())
+        params += 2 * widths[-1] - 2 * sum(widths) + (widths[-1] + 1) * 1000
+        assert params / 1e6 == pytest.approx(target, abs=6e-4)
+
+
+AGENT_GRIDS = ((12, 12), (16, 16), (28, 28), (28, 28))
+DENSE_AGENTS = [dict(type='agent', agent_grid=grid) for grid in AGENT_GRIDS]
+
+
+# Those of agents are published; those of 'focused' are its formula's, as the published ones fit no
+# network of its authors.
 @pytest.mark.parametrize(
-    ('size', 'segmentor', 'detector'),
-    [('t', 147, 230), ('s', 211, 293), ('m', 321, 400), ('l', 434, 510)],
+    ('attention', 'size', 'segmentor', 'detector'),
+    [
+        (DENSE_AGENTS, 't', 147, 230),
+        (DENSE_AGENTS, 's', 211, 293),
+        (DENSE_AGENTS, 'm', 321, 400),
+        (DENSE_AGENTS, 'l', 434, 510),
+        ('focused', 't', 128.3, 212.3),
+        pytest.param('focused', 's', 169.9, 252.9, marks=pytest.mark.long),
+        pytest.param('focused', 'm', 232.7, 314.2, marks=pytest.mark.long),
+        ('focused', 'l', 302.6, 382.5),
+    ],
+    ids=lambda value: 'agent' if value is DENSE_AGENTS else str(value),
 )
-def test_published_dense_models_with_agents(size, segmentor, detector):
-    grids = ((12, 12), (16, 16), (28, 28), (28, 28))
-    attention = [dict(type='agent', agent_grid=grid) for grid in grids]
+def test_dense_models_with_other_attentions(attention, size, segmentor, detector):
     for path, target in (
         (
             f'segmentation/inline_pvt/sem-fpn_inline-pvt-{size}_8xb2-40k_ade20k-512x512.py',
@@ -157,6 +193,26 @@ def test_published_dense_models_with_agents(size, segmentor, detector):
         cfg = load_config(str(CONFIGS / path))
         cfg.model.backbone.attention = attention
         assert count_config(cfg)[''].flops / 1e9 == within_rounding(target)
+
+
+@pytest.mark.parametrize(
+    ('attention', 'targets'),
+    [
+        ('inline', (1.97, 40.3, 41.3)),
+        ('l2vit', (1.97, 40.2, 41.1)),
+        (dict(type='l2vit', local=True), (2.04, 41.7, 42.7)),
+        ('rala', (2.11, 43.0, 44.0)),
+        ('mala', (2.10, 42.9, 44.0)),
+        ('fcvit', (1.71, 34.9, 35.8)),
+    ],
+    ids=str,
+)
+def test_tiny_backbones_of_other_attentions(attention, targets):
+    """Giga multiply-accumulates by the formulas of the papers."""
+    backbone = dict(type='mmlab_inline.InLinePVT', arch='tiny', attention=attention)
+    model = build_meta(backbone, 'mmdet')
+    for shape, target in zip(((224, 224), (800, 1280), (512, 2048)), targets, strict=True):
+        assert count_backbone(model, shape).flops / 1e9 == pytest.approx(target, rel=0.01)
 
 
 # By hand -----------------------------------------------------------------------------------------

@@ -146,6 +146,8 @@ def test_the_public_door():
         (dict(type='linear', local_residual='False'), "local_residual='False' must be True or"),
         (dict(type='inline', local_residual=0), 'local_residual=0 must be True or False'),
         (dict(type='l2vit', local=None), 'local=None must be True or False'),
+        (dict(type='mala', rotary='no'), "rotary='no' must be True or False"),
+        (dict(type='fcvit', groups=3), 'dim=16 must be a multiple of 3'),
         (dict(type='linear', kernel='identity'), "attention 'inline' takes it"),
         (dict(kernel='relu'), 'lacks its name'),
         (5, 'neither a name nor a dict'),

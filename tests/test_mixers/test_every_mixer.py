@@ -35,6 +35,7 @@ VARIANTS = [
     dict(type='spatial_reduction', sr_ratio=2),
     *(told_by(path)['attention'] for path in FIXTURES),
 ]
+HEADS = (1, 2, 2, 4)  # widths of 8 and more in the narrow backbones
 every = pytest.mark.parametrize('choice', VARIANTS, ids=str)
 layouts = pytest.mark.parametrize('qkv', ['separate', 'joint'])
 
@@ -200,6 +201,29 @@ def test_half_precision_stays_finite(choice, dtype, scale):
         assert mixer(x.float(), (64, 64)).isfinite().all()
 
 
+@pytest.mark.long
+@pytest.mark.parametrize('name', [name for name, cls in TOKEN_MIXERS.items() if cls.linear])
+@pytest.mark.parametrize('dtype', [torch.float16], indirect=True)
+def test_sums_over_256000_tokens_do_not_overflow(name, dtype):
+    mixer = build(name).to(dtype)
+    x = (30 * torch.randn(1, 512 * 500, 16)).to(dtype).requires_grad_()
+    out = mixer(x, (512, 500))
+    assert out.isfinite().all()
+    gradients = torch.autograd.grad(out.float().mean(), (x, *mixer.parameters()))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize('name', TOKEN_MIXERS)
+def test_compiles_without_graph_breaks(name, randomised):
+    torch._dynamo.reset()
+    mixer = randomised(build(name))
+    # PyTorch 2.1 breaks the graph at generators and unpacked modules.
+    fullgraph = hasattr(torch.compiler, 'is_compiling')
+    compiled = torch.compile(mixer, backend='eager', fullgraph=fullgraph, dynamic=False)
+    x = torch.randn(2, 126, 16)
+    assert largest_difference(compiled(x, (9, 14)), mixer(x, (9, 14)).detach().double()) < 1e-5
+
+
 @every
 def test_state_dict_and_declarations(choice):
     mixer = build(choice)
@@ -221,15 +245,14 @@ def test_state_dict_and_declarations(choice):
 def test_backbone_with_it(name, choice, build_narrow):
     """Built per network, stage and block, recomputed, recognised or refused, at an odd size."""
     cls = getattr(backbones, name)
-    model = build_narrow(
-        cls, attention=[choice, ['inline', choice], 'softmax', choice], with_cp=True
-    )
+    mixed = [choice, ['inline', choice], 'softmax', choice]
+    model = build_narrow(cls, attention=mixed, num_heads=HEADS, with_cp=True)
     image = torch.randn(1, 3, 97, 130, requires_grad=True)
     maps = model.train()(image)
     assert [tuple(out.shape[2:]) for out in maps] == [(25, 33), (13, 17), (7, 9), (4, 5)]
     sum(out.square().sum() for out in maps).backward()
     assert image.grad.isfinite().all()
-    whole = build_narrow(cls, attention=choice).state_dict()
+    whole = build_narrow(cls, attention=choice, num_heads=HEADS).state_dict()
     try:
         told = recognise(whole)
     except CheckpointError as error:
@@ -327,13 +350,13 @@ def test_defaults_fit_every_stage(name):
 @pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
 def test_nothing_is_kept_of_weights(cls, choice, build_narrow, randomised):
     """They may change by .data, which no version counter tells, between two evaluations."""
-    model = randomised(build_narrow(cls, attention=choice)).eval()
+    model = randomised(build_narrow(cls, attention=choice, num_heads=HEADS)).eval()
     image = torch.randn(1, 3, 97, 130)
     with torch.no_grad():
         before = model(image)
         for parameter in model.parameters():
             parameter.data.mul_(1.5)
-        fresh = build_narrow(cls, attention=choice).eval()
+        fresh = build_narrow(cls, attention=choice, num_heads=HEADS).eval()
         fresh.load_state_dict(model.state_dict())
         for old, new, expected in zip(before, model(image), fresh(image), strict=True):
             assert torch.equal(new, expected)
