@@ -140,6 +140,21 @@ def test_published_classifiers_of_other_attentions(attention, arch):
     assert cost.flops / 1e9 == pytest.approx(multiply_accumulates, abs=6e-3)
 
 
+@pytest.mark.parametrize(
+    ('arch', 'side', 'window', 'multiply_accumulates'),
+    [
+        ('tiny', 224, 7, 4.7),
+        ('small', 224, 7, 9.0),
+        ('base', 224, 7, 15.9),
+        ('base', 384, 12, 47.5),
+    ],
+)
+def test_published_classifiers_of_l2vit(arch, side, window, published):
+    settings = dict(type='mmlab_inline.L2ViT', arch=arch, window_size=window)
+    cost = count_backbone(build_meta(settings, 'mmdet'), (side, side))
+    assert cost.flops / 1e9 == pytest.approx(published, rel=0.01)
+
+
 # With a classifier. The backbone has a norm for each output, a classifier one of the last width.
 SWIN_CLASSIFIERS = {
     ('focused', 'focused', 'softmax', 'softmax'): (29.192, 50.510, 88.972),
