@@ -18,7 +18,8 @@ AttentionSpec = Choice | Sequence[Choice | Sequence[Choice]]
 def list_attentions() -> list[str]:
     """Names that ``attention=`` and :func:`build_attention` take.
 
-    ``'softmax'`` is the architecture's own: ``'spatial_reduction'`` in PVT, ``'window'`` in Swin.
+    ``'softmax'`` is the architecture's own: ``'spatial_reduction'`` in PVT, ``'window'`` in Swin
+    and, without position bias, in L2ViT.
     """
     return sorted([*TOKEN_MIXERS, 'softmax'])
 

@@ -205,6 +205,7 @@ def test_norms_that_are_not_trained(build_narrow):
         (dict(type='SyncBM'), r"unknown norm_cfg type 'SyncBM' \(did you mean 'SyncBN'\?\)"),
         (dict(type='GN', num_groups=32), r"unknown norm_cfg key 'num_groups'"),
         ({}, r"unknown norm_cfg type None; choose from 'BN', 'SyncBN'"),
+        ('SyncBN', r"norm_cfg='SyncBN' must be a dict such as dict\(type='SyncBN'\)"),
     ],
 )
 def test_other_norms_are_refused(norm_cfg, message, build_narrow):
