@@ -15,11 +15,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmlab_inline import InLineAttention
-from mmlab_inline.backbones import inline_pvt, inline_swin
+from mmlab_inline.backbones import inline_pvt, inline_swin, l2vit
 from mmlab_inline.engine import drop_pretrained, load_config
 from mmlab_inline.engine.config import pretrained_settings
 from mmlab_inline.layers import Block
+from mmlab_inline.mixers import TOKEN_MIXERS
 from mmlab_inline.weights.released import RELEASED_WEIGHTS
 
 pytest.importorskip('mmdet')
@@ -28,7 +28,14 @@ pytest.importorskip('mmseg')
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DEMO = sorted(str(path.relative_to(CONFIGS)) for path in (CONFIGS / 'demo').glob('*.py'))
 
-# Method, macro-architecture, schedule, archs; drop path rates of the InLine rows and of their
+# Of each macro-architecture: the folder of its own configs, that of their softmax twins, the class,
+# and the module with its archs.
+FAMILIES = {
+    'pvt': ('inline_pvt', 'pvt', 'InLinePVT', inline_pvt),
+    'swin': ('inline_swin', 'swin', 'InLineSwin', inline_swin),
+    'l2vit': ('l2vit', None, 'L2ViT', l2vit),
+}
+# Method, macro-architecture, schedule, archs; drop path rates of its own rows and of their
 # softmax twins.
 TABLE = [
     ('mask-rcnn', 'pvt', '1x', 'tsml', (0.1, 0.2, 0.1, 0.2), (0.1, 0.1, 0.0, 0.0)),
@@ -39,6 +46,10 @@ TABLE = [
     ('cascade-mask-rcnn', 'swin', '3x', 'tsb', (0.1, 0.1, 0.4), (0.1, 0.1, 0.1)),
     ('sem-fpn', 'pvt', '40k', 'tsml', (0.1, 0.1, 0.2, 0.1), (0.1, 0.1, 0.1, 0.1)),
     ('upernet', 'swin', '160k', 'tsb', (0.3, 0.3, 0.5), (0.3, 0.3, 0.3)),
+    ('mask-rcnn', 'l2vit', '1x', 'tsb', (0.1, 0.1, 0.2), ()),
+    ('mask-rcnn', 'l2vit', '3x', 'tsb', (0.2, 0.2, 0.3), ()),
+    ('retinanet', 'l2vit', '1x', 'tsb', (0.1, 0.1, 0.2), ()),
+    ('upernet', 'l2vit', '160k', 'tsb', (0.3, 0.3, 0.3), ()),
 ]
 FILES = {
     '1x': 'detection/{folder}/{method}_{name}_fpn_{crop}{schedule}_coco.py',
@@ -55,6 +66,9 @@ OPTIMIZERS = {
     ('cascade-mask-rcnn', 'swin'): (1e-4, 0.05, True),
     ('sem-fpn', 'pvt'): (2e-4, 1e-4, False),
     ('upernet', 'swin'): (6e-5, 0.01, True),
+    ('mask-rcnn', 'l2vit'): (1e-4, 0.05, False),
+    ('retinanet', 'l2vit'): (1e-4, 0.05, False),
+    ('upernet', 'l2vit'): (6e-5, 0.01, False),
 }
 # Million parameters, auxiliary heads included; the softmax twins' are the published ones.
 SIZES = {
@@ -66,6 +80,8 @@ SIZES = {
     ('cascade-mask-rcnn', 'swin'): {'t': 86, 's': 107, 'b': 145},
     ('sem-fpn', 'pvt'): {'t': 17, 's': 28, 'm': 48, 'l': 65},
     ('upernet', 'swin'): {'t': 60, 's': 81, 'b': 121},
+    ('mask-rcnn', 'l2vit'): {'t': 48.1, 's': 69.7, 'b': 108.0},
+    ('upernet', 'l2vit'): {'t': 60.3, 's': 81.9, 'b': 122.1},
 }
 
 
@@ -76,12 +92,13 @@ class Recipe(NamedTuple):
     macro: str
     schedule: str
     arch: str
-    inline: bool
+    own: bool
     drop_path: float
 
     @property
     def folder(self) -> str:
-        return f'inline_{self.macro}' if self.inline else self.macro
+        own, twin, *_ = FAMILIES[self.macro]
+        return own if self.own else twin
 
     @property
     def path(self) -> str:
@@ -89,7 +106,7 @@ class Recipe(NamedTuple):
             folder=self.folder,
             method=self.method,
             name=f'{self.folder.replace("_", "-")}-{self.arch}',
-            crop='ms-crop-' if self.macro == 'swin' else '',
+            crop='' if self.macro == 'pvt' else 'ms-crop-',
             schedule=self.schedule,
         )
 
@@ -99,19 +116,19 @@ class Recipe(NamedTuple):
 
 
 RECIPES = [
-    Recipe(method, macro, schedule, arch, inline, rate)
+    Recipe(method, macro, schedule, arch, own, rate)
     for method, macro, schedule, archs, *rates in TABLE
-    for inline, rates_of_kind in zip((True, False), rates, strict=True)
+    for own, rates_of_kind in zip((True, False), rates, strict=True)
     for arch, rate in zip(archs, rates_of_kind, strict=False)
 ]
-TWINS = [recipe for recipe in RECIPES if not recipe.inline]
+TWINS = [recipe for recipe in RECIPES if not recipe.own]
 DETECTORS = [recipe for recipe in RECIPES if recipe.detects]
 SEGMENTORS = [recipe for recipe in RECIPES if not recipe.detects]
 # One of each family, at full size.
 SHORT = {
     (recipe.method, recipe.macro): recipe.path
     for recipe in RECIPES
-    if recipe.inline and recipe.arch == 't'
+    if recipe.own and recipe.arch == 't'
 }.values()
 
 
@@ -189,7 +206,7 @@ def test_inheritance_is_shallow():
     full = [recipe for recipe, path in zip(RECIPES, paths, strict=True) if depth(path) == 1]
     families = [(recipe.method, recipe.macro) for recipe in full]
     assert sorted(families) == sorted(OPTIMIZERS)
-    assert all(recipe.inline for recipe in full)
+    assert all(recipe.own for recipe in full)
     for block in CONFIGS.glob('*/_base_/*.py'):
         assert all(base.startswith('mmdet::') for base in bases(block)), block
 
@@ -198,13 +215,11 @@ def test_inheritance_is_shallow():
 def test_backbone(recipe):
     cfg = parsed(recipe.path)
     backbone = cfg.model.backbone
-    assert (
-        backbone.type
-        == {'pvt': 'mmlab_inline.InLinePVT', 'swin': 'mmlab_inline.InLineSwin'}[recipe.macro]
-    )
+    _, _, name, _ = FAMILIES[recipe.macro]
+    assert backbone.type == f'mmlab_inline.{name}'
     assert backbone.arch == ARCHS[recipe.arch]
     assert backbone.drop_path_rate == recipe.drop_path
-    assert backbone.get('attention') == (None if recipe.inline else 'softmax')
+    assert backbone.get('attention') == (None if recipe.own else 'softmax')
     ((_, weights),) = pretrained_settings(cfg)
     name = f'{recipe.folder}_{ARCHS[recipe.arch]}'
     assert weights == dict(type='Pretrained', checkpoint=f'pretrained/{name}.pth')
@@ -222,8 +237,9 @@ def test_optimizer(recipe):
     rate, decay, exempt = OPTIMIZERS[recipe.method, recipe.macro]
     expected = dict(type='AdamW', lr=rate, weight_decay=decay)
     wrapper = dict(type='OptimWrapper', optimizer=expected)
-    if exempt:
+    if recipe.macro != 'pvt':
         expected['betas'] = (0.9, 0.999)
+    if exempt:
         wrapper['constructor'] = 'mmlab_inline.BackboneConstructor'
         wrapper['paramwise_cfg'] = dict(
             declared_no_decay=True, custom_keys={'norm': dict(decay_mult=0.0)}
@@ -301,7 +317,7 @@ def test_detection_augmentation(recipe):
     whole = dict(type='Resize', scale=(1333, 800), keep_ratio=True)
     flip = dict(type='RandomFlip', prob=0.5)
     expected = [whole, flip]
-    if recipe.macro == 'swin':
+    if recipe.macro != 'pvt':
         sides = range(480, 801, 32)
         resize = dict(
             type='RandomChoiceResize', scales=[(side, 1333) for side in sides], keep_ratio=True
@@ -346,6 +362,12 @@ def test_runs_survive(path):
     assert hooks['non_finite_loss'] == stop
 
 
+@each([recipe for recipe in RECIPES if recipe.macro == 'l2vit'])
+def test_one_batch_norm_evaluates(recipe):
+    """Each GPU has its own statistics, one of which the checkpoint holds."""
+    assert parsed(recipe.path).custom_hooks == [dict(type='mmlab_inline.BroadcastStatisticsHook')]
+
+
 @pytest.mark.parametrize('path', [*(recipe.path for recipe in RECIPES), *DEMO])
 def test_runs_can_be_seen(path):
     cfg = parsed(path)
@@ -369,7 +391,8 @@ def test_heads(recipe):
             assert not head.reg_class_agnostic
             assert head.loss_bbox == dict(type='GIoULoss', loss_weight=10.0)
     if recipe.method == 'retinanet':
-        assert model.neck.start_level == 1
+        strides = [4 * 2**index for index in model.backbone.get('out_indices', range(4))]
+        assert strides[model.neck.start_level] == 8
         assert model.neck.add_extra_convs == 'on_input'
     if recipe.method == 'sem-fpn':
         assert model.neck.out_channels == 256
@@ -393,9 +416,9 @@ def leaves(node: object, place: str = '') -> Iterator[tuple[str, object]]:
 @each(TWINS)
 def test_twin_changes_the_attention_only(recipe):
     twin = dict(leaves(parsed(recipe.path).to_dict()))
-    inline = dict(leaves(parsed(recipe._replace(inline=True).path).to_dict()))
+    own = dict(leaves(parsed(recipe._replace(own=True).path).to_dict()))
     absent = object()
-    changed = {key for key in {*twin, *inline} if twin.get(key, absent) != inline.get(key, absent)}
+    changed = {key for key in {*twin, *own} if twin.get(key, absent) != own.get(key, absent)}
     necessary = {'model.backbone.attention', 'model.backbone.init_cfg.checkpoint'}
     assert necessary <= changed <= necessary | {'model.backbone.drop_path_rate'}
 
@@ -416,13 +439,15 @@ def test_model_at_full_size(recipe, no_random_init):
     size = SIZES.get((recipe.method, recipe.folder), {}).get(recipe.arch)
     assert size is None or millions == pytest.approx(size, rel=0.01)
 
-    zoo = {'pvt': inline_pvt, 'swin': inline_swin}[recipe.macro].ARCH_ZOO
+    zoo = FAMILIES[recipe.macro][-1].ARCH_ZOO
     blocks = [module for module in backbone.modules() if isinstance(module, Block)]
     last = sum(zoo[ARCHS[recipe.arch]]['depths']) - 1
     rates = [block.drop_path.drop_prob for block in blocks]
     linear = [recipe.drop_path * index / last for index in range(last + 1)]
     assert rates == pytest.approx(linear, abs=1e-6)
-    assert any(isinstance(block.attn, InLineAttention) for block in blocks) == recipe.inline
+    kinds = {type(block.attn) for block in blocks}
+    own = TOKEN_MIXERS['l2vit' if recipe.macro == 'l2vit' else 'inline']
+    assert (own in kinds) == recipe.own
 
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     names = {parameter: name for name, parameter in model.named_parameters()}

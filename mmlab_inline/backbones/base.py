@@ -203,7 +203,7 @@ class Blocks(nn.ModuleList):
 def _recomputed(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     """Run a block, and again in the backward pass, which is no second step of any BatchNorm."""
     contexts = {}
-    if batch_norms(block) and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and batch_norms(block):
         contexts['context_fn'] = lambda: (nullcontext(), statistics_kept(block))
     return checkpoint(block, x, hw_shape, use_reentrant=False, **contexts)
 

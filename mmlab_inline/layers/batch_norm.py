@@ -19,8 +19,10 @@ def build_batch_norm(norm_cfg: Mapping, channels: int) -> nn.Module:
         channels: C.
 
     Raises:
-        ValueError: Another type, or another key.
+        ValueError: Another type, another key, or no dict.
     """
+    if not isinstance(norm_cfg, Mapping):
+        raise ValueError(f"norm_cfg={norm_cfg!r} must be a dict such as dict(type='SyncBN')")
     options = {key: value for key, value in norm_cfg.items() if key != '_scope_'}
     for key in options:
         one_of('norm_cfg key', key, ('type', 'requires_grad'))

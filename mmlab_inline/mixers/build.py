@@ -20,8 +20,8 @@ _SHORT_FOR = {'self_adjust': dict(type='softmax', self_adjust=True)}
 def list_attentions() -> list[str]:
     """Names that ``attention=`` and :func:`build_attention` take.
 
-    ``'softmax'`` is the architecture's own: ``'spatial_reduction'`` in PVT, ``'window'`` in Swin;
-    ``'self_adjust'`` is that with ``self_adjust=True``.
+    ``'softmax'`` is the architecture's own: ``'spatial_reduction'`` in PVT, ``'window'`` in Swin
+    and, without position bias, in L2ViT; ``'self_adjust'`` is that with ``self_adjust=True``.
     """
     return sorted([*TOKEN_MIXERS, 'softmax', *_SHORT_FOR])
 

@@ -80,6 +80,21 @@ TARGETS = {
             's': (81, 1038),
             'b': (121, 1188),
         },
+        'detection/l2vit/mask-rcnn_l2vit-{}_fpn_ms-crop-1x_coco.py': {
+            't': (48.1, 269),
+            's': (69.7, 360),
+            'b': (108.0, 504),
+        },
+        'detection/l2vit/retinanet_l2vit-{}_fpn_ms-crop-1x_coco.py': {
+            't': (None, 250),
+            's': (None, 341),
+            'b': (None, 484),
+        },
+        'segmentation/l2vit/upernet_l2vit-{}_8xb2-160k_ade20k-512x512.py': {
+            't': (60.3, 943),
+            's': (81.9, 1034),
+            'b': (122.1, 1182),
+        },
     }.items()
     for size, target in targets.items()
 }
@@ -123,6 +138,21 @@ def test_published_classifiers_of_other_attentions(attention, arch):
     cost = count_backbone(backbone, (224, 224))
     assert (cost.params + 513 * 1000) / 1e6 == pytest.approx(params, abs=6e-4)
     assert cost.flops / 1e9 == pytest.approx(multiply_accumulates, abs=6e-3)
+
+
+@pytest.mark.parametrize(
+    ('arch', 'side', 'window', 'multiply_accumulates'),
+    [
+        ('tiny', 224, 7, 4.7),
+        ('small', 224, 7, 9.0),
+        ('base', 224, 7, 15.9),
+        ('base', 384, 12, 47.5),
+    ],
+)
+def test_published_classifiers_of_l2vit(arch, side, window, published):
+    settings = dict(type='mmlab_inline.L2ViT', arch=arch, window_size=window)
+    cost = count_backbone(build_meta(settings, 'mmdet'), (side, side))
+    assert cost.flops / 1e9 == pytest.approx(published, rel=0.01)
 
 
 # With a classifier. The backbone has a norm for each output, a classifier one of the last width.

@@ -147,6 +147,15 @@ def test_aliases(alias):
     assert names == [ALIASES[alias]]
 
 
+def test_convolutions_start_as_linear_layers_do(build_narrow):
+    model = build_narrow(L2ViT)
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert len(convolutions) == 2 + 3 + 6 + 4 + 2 * 2  # 4 of 6 blocks have a second encoding
+    for convolution in convolutions:
+        assert 0.01 < convolution.weight.std() < 0.03
+        assert (convolution.bias == 0).all()
+
+
 def test_attention_of_choice_within_the_same_blocks(build_narrow):
     chosen = ('inline', 'softmax', 'l2vit', ('l2vit', 'inline'))
     model = build_narrow(L2ViT, depths=(2, 2, 2, 2), attention=chosen)
@@ -196,6 +205,7 @@ def test_norms_that_are_not_trained(build_narrow):
         (dict(type='SyncBM'), r"unknown norm_cfg type 'SyncBM' \(did you mean 'SyncBN'\?\)"),
         (dict(type='GN', num_groups=32), r"unknown norm_cfg key 'num_groups'"),
         ({}, r"unknown norm_cfg type None; choose from 'BN', 'SyncBN'"),
+        ('SyncBN', r"norm_cfg='SyncBN' must be a dict such as dict\(type='SyncBN'\)"),
     ],
 )
 def test_other_norms_are_refused(norm_cfg, message, build_narrow):

@@ -14,6 +14,7 @@ from torch import nn
 from mmlab_inline import InLinePVT
 from mmlab_inline.backbones.inline_pvt import ARCH_ZOO as PVT_ZOO
 from mmlab_inline.backbones.inline_swin import ARCH_ZOO as SWIN_ZOO
+from mmlab_inline.backbones.l2vit import ARCH_ZOO as L2VIT_ZOO
 from mmlab_inline.engine import drop_pretrained, load_config
 from mmlab_inline.engine.config import pretrained_settings
 from mmlab_inline.weights.released import RELEASED_WEIGHTS
@@ -64,7 +65,11 @@ def test_channels():
         for name, archs, channels in rows
         for arch in archs.split(', ')
     }
-    expected = {('InLinePVT', arch): list(PVT_ZOO[arch]['embed_dims']) for arch in PVT_ZOO}
+    expected = {
+        (name, arch): list(settings['embed_dims'])
+        for name, zoo in (('InLinePVT', PVT_ZOO), ('L2ViT', L2VIT_ZOO))
+        for arch, settings in zoo.items()
+    }
     for arch, settings in SWIN_ZOO.items():
         expected['InLineSwin', arch] = [settings['embed_dims'] * 2**stage for stage in range(4)]
     assert listed == expected

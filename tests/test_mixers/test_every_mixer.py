@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmlab_inline import InLinePVT, InLineSwin, build_attention
+from mmlab_inline import InLinePVT, InLineSwin, backbones, build_attention
 from mmlab_inline.mixers import TOKEN_MIXERS, Site, TokenMixer, build_token_mixer
 from mmlab_inline.utils import CheckpointError
 from mmlab_inline.weights.recognition import recognise
@@ -261,9 +261,10 @@ def test_state_dict_and_declarations(choice):
 
 
 @every
-@pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
-def test_backbone_with_it(cls, choice, build_narrow):
+@pytest.mark.parametrize('name', backbones.__all__)
+def test_backbone_with_it(name, choice, build_narrow):
     """Built per network, stage and block, recomputed, recognised or refused, at an odd size."""
+    cls = getattr(backbones, name)
     mixed = [choice, ['inline', choice], 'softmax', choice]
     model = build_narrow(cls, attention=mixed, num_heads=HEADS, with_cp=True)
     image = torch.randn(1, 3, 97, 130, requires_grad=True)

@@ -55,6 +55,17 @@ def test_equals_loops(hw_shape, window_size, shift, randomised, assert_near):
         assert_near(attention(x, hw_shape), naive(attention, x, hw_shape, shift), 1e-12)
 
 
+@pytest.mark.parametrize('shift', [False, True])
+def test_without_position_bias_is_with_a_table_of_zeros(shift, randomised, assert_near):
+    plain = randomised(WindowAttention(8, 2, 3, shift, position_bias=False)).double()
+    biased = WindowAttention(8, 2, 3, shift).double()
+    zeros = torch.zeros_like(biased.relative_position_bias_table)
+    biased.load_state_dict({**plain.state_dict(), 'relative_position_bias_table': zeros})
+    assert not plain.no_decay
+    x = torch.randn(2, 56, 8, dtype=torch.float64)
+    assert_near(plain(x, (8, 7)), biased(x, (8, 7)).detach(), 1e-12)
+
+
 def test_state_dict():
     state_dict = WindowAttention(12, 3, window_size=7).state_dict()
     assert {name: tuple(value.shape) for name, value in state_dict.items()} == {

@@ -34,6 +34,17 @@ SWIN = """
         attention=('inline', 'inline', ('inline', 'softmax'), 'softmax'),
     ),
 """
+L2VIT = """
+    backbone=dict(
+        arch=dict(
+            _delete_=True,
+            embed_dims=(8, 16, 24, 32),
+            depths=(2, 1, 2, 1),
+            num_heads=(1, 2, 4, 4),
+            mlp_ratios=2,
+        ),
+    ),
+"""
 MODELS_AT_TINY_WIDTH = {
     'sem-fpn': (
         'segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py',
@@ -47,6 +58,13 @@ MODELS_AT_TINY_WIDTH = {
         f"""{SWIN}
     decode_head=dict(in_channels=[8, 16, 32, 64], channels=8, num_classes=5),
     auxiliary_head=dict(in_channels=32, channels=8, num_classes=5),
+""",
+    ),
+    'upernet-l2vit': (
+        'segmentation/l2vit/upernet_l2vit-t_8xb2-160k_ade20k-512x512.py',
+        f"""{L2VIT}
+    decode_head=dict(in_channels=[8, 16, 24, 32], channels=8, num_classes=5),
+    auxiliary_head=dict(in_channels=24, channels=8, num_classes=5),
 """,
     ),
     'mask-rcnn': (
@@ -227,17 +245,18 @@ def test_retinanet_without_preprocessing(written, export, tmp_path, assert_near)
 
 @torch.no_grad()
 @pytest.mark.long
-def test_swin_backbone(written, export, session, tmp_path, assert_near):
-    """Shifted windows, also where the map is a single one."""
-    config, checkpoint, model = written('upernet')
+@pytest.mark.parametrize('name', ['upernet', 'upernet-l2vit'])
+def test_backbone_of_windows(name, written, export, session, tmp_path, assert_near):
+    """Shifted ones, also where the map is a single one; L2ViT's and its BatchNorm."""
+    config, checkpoint, model = written(name)
     export(config, checkpoint, tmp_path / 'model.onnx', '--part', 'backbone')
     run, meta = session(tmp_path / 'model.onnx')
     assert meta['kind'] == 'backbone'
     for shape in [*IMAGES, (1, 32, 32), (1, 224, 520)]:
         image = draw(shape)
         expected = model.backbone(preprocessed(model, image))
-        for (name, out), reference in zip(run(image).items(), expected, strict=True):
-            assert_near(out, reference, 1e-4, name)
+        for (output, out), reference in zip(run(image).items(), expected, strict=True):
+            assert_near(out, reference, 1e-4, output)
 
 
 @pytest.fixture

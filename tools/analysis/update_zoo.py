@@ -104,11 +104,15 @@ def table(models: list[dict], configs: list[Config], task: str) -> str:
 
 
 def paper_cell(model: dict, metric: str, task: str) -> str:
-    """A confirmed figure, a link to where the paper prints it, or nothing where there is none."""
+    """A confirmed figure, a link to where InLine's paper prints it, or nothing.
+
+    Nothing where the metafile has no figure for this metric, but others, or says that there is none
+    (``Paper Results: {}``).
+    """
     if metric == 'mask AP' and 'RetinaNet' in model['Metadata']['Architecture']:
         return ''
-    paper = model.get('Paper Results', {})
-    return str(paper[metric]) if metric in paper else '' if paper else PAPER_TABLES[task]
+    paper = model.get('Paper Results')
+    return PAPER_TABLES[task] if paper is None else str(paper.get(metric, ''))
 
 
 def weights(model: dict, cfg: Config) -> Iterator[str]:
