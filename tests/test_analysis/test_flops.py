@@ -80,6 +80,23 @@ TARGETS = {
             's': (81, 1038),
             'b': (121, 1188),
         },
+        'detection/agent_pvt/mask-rcnn_agent-pvt-{}_fpn_1x_coco.py': {
+            't': (None, 230),
+            's': (None, 293),
+            'm': (None, 400),
+            'l': (None, 510),
+        },
+        'segmentation/agent_pvt/sem-fpn_agent-pvt-{}_8xb2-40k_ade20k-512x512.py': {
+            't': (None, 147),
+            's': (None, 211),
+            'm': (None, 321),
+            'l': (None, 434),
+        },
+        # Not the published ones, which fit no arrangement of the stages.
+        'detection/flatten_pvt/mask-rcnn_flatten-pvt-{}_fpn_1x_coco.py': {'t': (None, 212.3)},
+        'segmentation/flatten_pvt/sem-fpn_flatten-pvt-{}_8xb2-40k_ade20k-512x512.py': {
+            't': (None, 128.3)
+        },
     }.items()
     for size, target in targets.items()
 }
@@ -123,25 +140,6 @@ def test_published_classifiers_of_other_attentions(attention, arch):
     cost = count_backbone(backbone, (224, 224))
     assert (cost.params + 513 * 1000) / 1e6 == pytest.approx(params, abs=6e-4)
     assert cost.flops / 1e9 == pytest.approx(multiply_accumulates, abs=6e-3)
-
-
-@pytest.mark.parametrize(
-    ('size', 'segmentor', 'detector'),
-    [('t', 147, 230), ('s', 211, 293), ('m', 321, 400), ('l', 434, 510)],
-)
-def test_published_dense_models_with_agents(size, segmentor, detector):
-    grids = ((12, 12), (16, 16), (28, 28), (28, 28))
-    attention = [dict(type='agent', agent_grid=grid) for grid in grids]
-    for path, target in (
-        (
-            f'segmentation/inline_pvt/sem-fpn_inline-pvt-{size}_8xb2-40k_ade20k-512x512.py',
-            segmentor,
-        ),
-        (f'detection/inline_pvt/mask-rcnn_inline-pvt-{size}_fpn_1x_coco.py', detector),
-    ):
-        cfg = load_config(str(CONFIGS / path))
-        cfg.model.backbone.attention = attention
-        assert count_config(cfg)[''].flops / 1e9 == within_rounding(target)
 
 
 # By hand -----------------------------------------------------------------------------------------
