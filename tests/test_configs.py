@@ -19,8 +19,8 @@ from mmlab_inline.backbones import inline_pvt, inline_swin, l2vit
 from mmlab_inline.engine import drop_pretrained, load_config
 from mmlab_inline.engine.config import pretrained_settings
 from mmlab_inline.layers import Block
-from mmlab_inline.mixers import TOKEN_MIXERS
-from mmlab_inline.weights.released import RELEASED_WEIGHTS
+from mmlab_inline.mixers import TOKEN_MIXERS, as_options, resolve_attention
+from mmlab_inline.weights.released import RELEASED_WEIGHTS, model_of
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -50,6 +50,22 @@ TABLE = [
     ('mask-rcnn', 'l2vit', '3x', 'tsb', (0.2, 0.2, 0.3), ()),
     ('retinanet', 'l2vit', '1x', 'tsb', (0.1, 0.1, 0.2), ()),
     ('upernet', 'l2vit', '160k', 'tsb', (0.3, 0.3, 0.3), ()),
+]
+# The rows that other linear attentions have published, with the recipe of InLine's row beside them.
+PUBLISHED = [
+    ('flatten', 'mask-rcnn', 'pvt', '1x', 't'),
+    ('flatten', 'sem-fpn', 'pvt', '40k', 't'),
+    ('flatten', 'mask-rcnn', 'swin', '1x', 't'),
+    ('flatten', 'mask-rcnn', 'swin', '3x', 't'),
+    ('flatten', 'cascade-mask-rcnn', 'swin', '3x', 'ts'),
+    ('flatten', 'upernet', 'swin', '160k', 'ts'),
+    ('agent', 'mask-rcnn', 'pvt', '1x', 'tsml'),
+    ('agent', 'retinanet', 'pvt', '1x', 'tsml'),
+    ('agent', 'sem-fpn', 'pvt', '40k', 'tsml'),
+    ('agent', 'mask-rcnn', 'swin', '1x', 'ts'),
+    ('agent', 'mask-rcnn', 'swin', '3x', 'ts'),
+    ('agent', 'cascade-mask-rcnn', 'swin', '3x', 'tsb'),
+    ('agent', 'upernet', 'swin', '160k', 'tsb'),
 ]
 FILES = {
     '1x': 'detection/{folder}/{method}_{name}_fpn_{crop}{schedule}_coco.py',
@@ -86,19 +102,24 @@ SIZES = {
 
 
 class Recipe(NamedTuple):
-    """What the table says of one config."""
+    """What the tables say of one config."""
 
     method: str
     macro: str
     schedule: str
     arch: str
-    own: bool
+    family: str
     drop_path: float
 
     @property
     def folder(self) -> str:
         own, twin, *_ = FAMILIES[self.macro]
-        return own if self.own else twin
+        alone = {'own': own, 'softmax': twin}
+        return alone.get(self.family, f'{self.family}_{self.macro}')
+
+    @property
+    def weights(self) -> str:
+        return f'{self.folder}_{ARCHS[self.arch]}'
 
     @property
     def path(self) -> str:
@@ -116,19 +137,26 @@ class Recipe(NamedTuple):
 
 
 RECIPES = [
-    Recipe(method, macro, schedule, arch, own, rate)
+    Recipe(method, macro, schedule, arch, family, rate)
     for method, macro, schedule, archs, *rates in TABLE
-    for own, rates_of_kind in zip((True, False), rates, strict=True)
+    for family, rates_of_kind in zip(('own', 'softmax'), rates, strict=True)
     for arch, rate in zip(archs, rates_of_kind, strict=False)
 ]
-TWINS = [recipe for recipe in RECIPES if not recipe.own]
+RECIPES += [
+    recipe._replace(family=family)
+    for family, *row, archs in PUBLISHED
+    for recipe in RECIPES
+    if recipe.family == 'own' and list(recipe[:3]) == row and recipe.arch in archs
+]
+TWINS = [recipe for recipe in RECIPES if recipe.family != 'own']
+LARGER = [recipe for recipe in TWINS if recipe.family != 'softmax' and recipe.arch != 't']
 DETECTORS = [recipe for recipe in RECIPES if recipe.detects]
 SEGMENTORS = [recipe for recipe in RECIPES if not recipe.detects]
 # One of each family, at full size.
 SHORT = {
     (recipe.method, recipe.macro): recipe.path
     for recipe in RECIPES
-    if recipe.own and recipe.arch == 't'
+    if recipe.family == 'own' and recipe.arch == 't'
 }.values()
 
 
@@ -206,7 +234,7 @@ def test_inheritance_is_shallow():
     full = [recipe for recipe, path in zip(RECIPES, paths, strict=True) if depth(path) == 1]
     families = [(recipe.method, recipe.macro) for recipe in full]
     assert sorted(families) == sorted(OPTIMIZERS)
-    assert all(recipe.own for recipe in full)
+    assert all(recipe.family == 'own' for recipe in full)
     for block in CONFIGS.glob('*/_base_/*.py'):
         assert all(base.startswith('mmdet::') for base in bases(block)), block
 
@@ -219,16 +247,41 @@ def test_backbone(recipe):
     assert backbone.type == f'mmlab_inline.{name}'
     assert backbone.arch == ARCHS[recipe.arch]
     assert backbone.drop_path_rate == recipe.drop_path
-    assert backbone.get('attention') == (None if recipe.own else 'softmax')
     ((_, weights),) = pretrained_settings(cfg)
-    name = f'{recipe.folder}_{ARCHS[recipe.arch]}'
-    assert weights == dict(type='Pretrained', checkpoint=f'pretrained/{name}.pth')
-    assert name in RELEASED_WEIGHTS
+    assert weights == dict(type='Pretrained', checkpoint=f'pretrained/{recipe.weights}.pth')
+    assert recipe.weights in RELEASED_WEIGHTS
+
+
+# Of the detectors and segmentors of Agent's authors, who store smaller ones.
+AGENT_GRIDS = {
+    'pvt': [(12, 12), (16, 16), (28, 28), (28, 28)],
+    'swin': [(9, 9), (12, 12), (14, 14), (7, 7)],
+}
+
+
+@each(RECIPES)
+def test_attention_is_that_of_the_weights(recipe):
+    attention = parsed(recipe.path).model.backbone.get('attention')
+    cls, settings = model_of(recipe.weights)
+    assert cls == FAMILIES[recipe.macro][2]
+    assert settings.pop('arch') == ARCHS[recipe.arch]
+    if recipe.family == 'own':
+        assert attention is None
+        assert not settings
+        return
+    zoo = FAMILIES[recipe.macro][3].ARCH_ZOO
+    depths = zoo[ARCHS[recipe.arch]]['depths']
+    stages = resolve_attention(attention, depths)
+    names = [tuple(as_options(choice)['type'] for choice in stage) for stage in stages]
+    assert names == resolve_attention(settings['attention'], depths)
+    for stage, grid in zip(stages, AGENT_GRIDS[recipe.macro], strict=True):
+        for options in map(as_options, stage):
+            expected = dict(agent_grid=grid) if options.pop('type') == 'agent' else {}
+            assert options == expected
 
 
 def test_every_released_checkpoint_is_used():
-    used = {f'{recipe.folder}_{ARCHS[recipe.arch]}' for recipe in RECIPES}
-    assert used == set(RELEASED_WEIGHTS)
+    assert {recipe.weights for recipe in RECIPES} == set(RELEASED_WEIGHTS)
 
 
 @each(RECIPES)
@@ -416,14 +469,23 @@ def leaves(node: object, place: str = '') -> Iterator[tuple[str, object]]:
 @each(TWINS)
 def test_twin_changes_the_attention_only(recipe):
     twin = dict(leaves(parsed(recipe.path).to_dict()))
-    own = dict(leaves(parsed(recipe._replace(own=True).path).to_dict()))
+    own = dict(leaves(parsed(recipe._replace(family='own').path).to_dict()))
     absent = object()
     changed = {key for key in {*twin, *own} if twin.get(key, absent) != own.get(key, absent)}
-    necessary = {'model.backbone.attention', 'model.backbone.init_cfg.checkpoint'}
-    assert necessary <= changed <= necessary | {'model.backbone.drop_path_rate'}
+    attention = {key for key in changed if key.startswith('model.backbone.attention')}
+    assert attention
+    if recipe.family == 'softmax':
+        changed.discard('model.backbone.drop_path_rate')
+    assert changed - attention == {'model.backbone.init_cfg.checkpoint'}
 
 
-@each(RECIPES)
+@pytest.mark.parametrize(
+    'recipe',
+    [
+        pytest.param(recipe, id=recipe.path, marks=pytest.mark.long if recipe in LARGER else ())
+        for recipe in RECIPES
+    ],
+)
 def test_model_at_full_size(recipe, no_random_init):
     cfg, model = build(recipe.path)
     backbone = model.backbone
@@ -445,9 +507,10 @@ def test_model_at_full_size(recipe, no_random_init):
     rates = [block.drop_path.drop_prob for block in blocks]
     linear = [recipe.drop_path * index / last for index in range(last + 1)]
     assert rates == pytest.approx(linear, abs=1e-6)
-    kinds = {type(block.attn) for block in blocks}
-    own = TOKEN_MIXERS['l2vit' if recipe.macro == 'l2vit' else 'inline']
-    assert (own in kinds) == recipe.own
+    names = {'flatten': 'focused', 'agent': 'agent', 'softmax': 'inline'}
+    default = 'l2vit' if recipe.macro == 'l2vit' else 'inline'
+    own = TOKEN_MIXERS[names.get(recipe.family, default)]
+    assert any(isinstance(block.attn, own) for block in blocks) == (recipe.family != 'softmax')
 
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -461,7 +524,10 @@ def test_model_at_full_size(recipe, no_random_init):
         for parameter in group['params']
     }
     for name, value in decays.items():
-        without = exempt and ('norm' in name or 'relative_position_bias_table' in name)
+        last = name.rpartition('.')[2]
+        without = exempt and (
+            'norm' in name or last in (*own.no_decay, 'relative_position_bias_table')
+        )
         assert value == (0 if without else decay), name
     assert (0 in decays.values()) == exempt
 

@@ -46,7 +46,7 @@ def main() -> None:
     args = parse_args()
     if args.list:
         for name, url in RELEASED_WEIGHTS.items():
-            print(f'{name:<18}{url}')
+            print(f'{name:<20}{url}')
         return
     target = Path(args.out, f'{args.name}.pth')
     columns = (

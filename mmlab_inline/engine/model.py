@@ -13,10 +13,11 @@ from mmengine.config import ConfigDict
 from mmengine.model import is_model_wrapper, revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .. import backbones
+from ..backbones.pretrained import RECOMPUTED
 from ..environment import ops_without_cuda
 from ..utils import UserError, compare_state_dict, of_another_model, one_line, read_weights
 from .config import drop_pretrained
@@ -66,11 +67,23 @@ def load_weights(model: nn.Module, path: str) -> dict:
         UserError: The file is missing, unreadable, or of another model.
     """
     state_dict, meta = read_weights(path)
-    difference = compare_state_dict(model.state_dict(), state_dict)
+    own = model.state_dict()
+    state_dict = without_recomputed(state_dict, own)
+    difference = compare_state_dict(own, state_dict)
     if difference:
         raise of_another_model(f'checkpoint {path}', difference)
     model.load_state_dict(state_dict)
     return meta
+
+
+def without_recomputed(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without buffers that a model computes afresh; files of mmdet 2 and mmseg 0 hold them.
+
+    Args:
+        given: State dict of a file.
+        own: State dict of the model; what it holds stays.
+    """
+    return {key: value for key, value in given.items() if key in own or not RECOMPUTED.search(key)}
 
 
 @contextmanager

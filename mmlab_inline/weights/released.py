@@ -1,7 +1,8 @@
 """Where the ImageNet checkpoints of every config are, and fetching them.
 
-InLine's are those of the README of LeapLabTHU/InLine, L2ViT's of ChuanyangZheng/L2ViT; PVT's and
-Swin's are of whai362/PVT and SwinTransformer/storage, for the softmax twins.
+InLine's, FLatten's and Agent's are those of the READMEs of LeapLabTHU, L2ViT's of
+ChuanyangZheng/L2ViT; PVT's and Swin's are of whai362/PVT and SwinTransformer/storage, for the
+softmax twins.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .download import Report, download
 if TYPE_CHECKING:
     from .conversion import Conversion
 
-_INLINE = 'https://cloud.tsinghua.edu.cn/f/{}/?dl=1'
+_LEAPLAB = 'https://cloud.tsinghua.edu.cn/f/{}/?dl=1'
 _L2VIT = (
     'https://github.com/ChuanyangZheng/L2ViT/releases/download/v1.0/'
     'L2ViT-{}-checkpoint-best-ema.pth'
@@ -30,7 +31,7 @@ _SWIN = (
 
 RELEASED_WEIGHTS = {
     **{
-        name: _INLINE.format(share)
+        name: _LEAPLAB.format(share)
         for name, share in {
             'inline_pvt_tiny': '90ac52b1555b401eb5e6',
             'inline_pvt_small': '1ab953b2479d433080a3',
@@ -39,12 +40,47 @@ RELEASED_WEIGHTS = {
             'inline_swin_tiny': '32810869fcc34410966b',
             'inline_swin_small': 'e9657fd247c04c7cb1a1',
             'inline_swin_base': 'bf23564bb64c420aafe1',
+            'flatten_pvt_tiny': '3ab1d773f19d45648690',
+            'flatten_swin_tiny': 'e1518e76703e4e57a7f2',
+            'flatten_swin_small': '94188e52af354bf4a88b',
+            'agent_pvt_tiny': '13fdf0e0a7c5498c934f',
+            'agent_pvt_small': '36b8be9a8863456685a3',
+            'agent_pvt_medium': '4d00ecacf18b45f9b88c',
+            'agent_pvt_large': '040cfe0cfbbe4762ad09',
+            'agent_swin_tiny': 'a2ddc1190c224f768a41',
+            'agent_swin_small': 'f607172c9fea4d6e99bb',
+            'agent_swin_base': '4fcd2d0114bb490483c3',
         }.items()
     },
     **{f'l2vit_{arch}': _L2VIT.format(arch.title()) for arch in ('tiny', 'small', 'base')},
     **{f'pvt_{arch}': _PVT.format(arch) for arch in ('tiny', 'small', 'medium', 'large')},
     **{f'swin_{arch}': _SWIN.format(arch) for arch in ('tiny', 'small', 'base')},
 }
+
+# Of the networks that are not their arch's own: for a family, or for one of its archs.
+_ATTENTIONS = {
+    'pvt': 'softmax',
+    'swin': 'softmax',
+    'flatten_pvt': 'focused',
+    'flatten_swin': ('focused', 'focused', 'softmax', 'softmax'),
+    'agent_pvt': 'agent',
+    'agent_swin_tiny': ('agent', 'agent', 'agent', 'softmax'),
+    'agent_swin_small': ('agent', 'agent', 'softmax', 'softmax'),
+    'agent_swin_base': ('agent', 'agent', ('agent',) * 2 + ('softmax',) * 16, 'softmax'),
+}
+
+
+def model_of(name: str) -> tuple[str, dict[str, object]]:
+    """The backbone that released weights are of: its class, and settings as recognition has them.
+
+    Args:
+        name: Out of :data:`RELEASED_WEIGHTS`.
+    """
+    family, arch = name.rsplit('_', 1)
+    attention = _ATTENTIONS.get(name, _ATTENTIONS.get(family))
+    classes = {'pvt': 'InLinePVT', 'swin': 'InLineSwin', 'l2vit': 'L2ViT'}
+    cls = classes[family.rpartition('_')[2]]
+    return cls, dict(arch=arch) if attention is None else dict(arch=arch, attention=attention)
 
 
 def fetch_weights(
@@ -99,9 +135,9 @@ def fetch_weights(
                 f'{recorded["download_sha256"]}; --force accepts it'
             )
         conversion = read_and_convert(source)
-        # 'inline_pvt_tiny' is InLine-PVT-T.
-        if conversion.model.name.lower().replace('-', '_') != name[: name.rindex('_') + 2]:
-            raise CheckpointError(f'{url}: these are weights of {conversion.model.name}')
+        model = conversion.model
+        if (model.cls.__name__, model.settings) != model_of(name):
+            raise CheckpointError(f'{url}: these are weights of {model.name}')
     except CheckpointError:
         source.unlink()  # no use in keeping it
         raise

@@ -95,6 +95,23 @@ TARGETS = {
             's': (81.9, 1034),
             'b': (122.1, 1182),
         },
+        'detection/agent_pvt/mask-rcnn_agent-pvt-{}_fpn_1x_coco.py': {
+            't': (None, 230),
+            's': (None, 293),
+            'm': (None, 400),
+            'l': (None, 510),
+        },
+        'segmentation/agent_pvt/sem-fpn_agent-pvt-{}_8xb2-40k_ade20k-512x512.py': {
+            't': (None, 147),
+            's': (None, 211),
+            'm': (None, 321),
+            'l': (None, 434),
+        },
+        # Not the published ones, which fit no arrangement of the stages.
+        'detection/flatten_pvt/mask-rcnn_flatten-pvt-{}_fpn_1x_coco.py': {'t': (None, 212.3)},
+        'segmentation/flatten_pvt/sem-fpn_flatten-pvt-{}_8xb2-40k_ade20k-512x512.py': {
+            't': (None, 128.3)
+        },
     }.items()
     for size, target in targets.items()
 }

@@ -9,8 +9,9 @@ from mmengine.model import BaseModule
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmlab_inline import InLineSwin, backbones
+from mmlab_inline import InLinePVT, InLineSwin, backbones
 from mmlab_inline.backbones.pretrained import load_pretrained
+from mmlab_inline.mixers import resolve_attention
 
 every = pytest.mark.parametrize('cls', [getattr(backbones, name) for name in backbones.__all__])
 MIXED = ('inline', ('inline', 'softmax'), 'inline', 'softmax')
@@ -89,6 +90,32 @@ def test_layouts(layout, source, target, tmp_path):
     model = target(path)
     model.init_weights()
     assert_loaded(model, source, output_norms=False)
+
+
+@pytest.mark.parametrize(
+    ('cls', 'attention'),
+    [
+        (InLinePVT, 'focused'),
+        (InLinePVT, 'agent'),
+        (InLineSwin, ('focused', 'focused', 'softmax', 'softmax')),
+        (InLineSwin, ('agent', 'agent', ('agent', 'softmax'), 'softmax')),
+    ],
+)
+def test_other_linear_attentions_into_larger_agent_grids(
+    cls, attention, build_narrow, randomised, tmp_path
+):
+    """As their configs have it: the tables are those of the classifier."""
+    source = randomised(build_narrow(cls, attention=attention))
+    path = tmp_path / 'weights.pth'
+    torch.save({'model': released(source)}, path)
+    larger = dict(type='agent', agent_grid=(12, 16))
+    stages = resolve_attention(attention, (1, 2, 2, 1))
+    chosen = [[larger if choice == 'agent' else choice for choice in stage] for stage in stages]
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    model = build_narrow(cls, attention=chosen, init_cfg=init_cfg)
+    model.init_weights()
+    assert_loaded(model, source, output_norms=False)
+    assert all(out.isfinite().all() for out in model(torch.randn(1, 3, 97, 130)))
 
 
 @every

@@ -77,7 +77,7 @@ def table(models: list[dict], configs: list[Config], task: str) -> str:
     """Markdown table of one folder; figures of papers and our own stand apart."""
     metrics = METRICS[task]
     header = ['config', 'params (M)', 'FLOPs (G)', 'schedule']
-    header += [f'*paper* {name}' for name in metrics] + [f'*ours* {name}' for name in metrics]
+    header += [f'*published* {name}' for name in metrics] + [f'*ours* {name}' for name in metrics]
     header += ['weights']
     rows = [header, ['---'] * len(header)]
     for model, cfg in zip(models, configs, strict=True):

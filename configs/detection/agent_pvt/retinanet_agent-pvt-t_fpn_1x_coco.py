@@ -1,0 +1,14 @@
+# RetinaNet, Agent-PVT tiny, FPN, 12 epochs on COCO.
+_base_ = '../inline_pvt/retinanet_inline-pvt-t_fpn_1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        attention=[
+            dict(type='agent', agent_grid=(12, 12)),
+            dict(type='agent', agent_grid=(16, 16)),
+            dict(type='agent', agent_grid=(28, 28)),
+            dict(type='agent', agent_grid=(28, 28)),
+        ],
+        init_cfg=dict(checkpoint='pretrained/agent_pvt_tiny.pth'),
+    ),
+)

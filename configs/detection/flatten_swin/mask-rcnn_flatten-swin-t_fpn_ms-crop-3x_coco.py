@@ -1,0 +1,9 @@
+# Mask R-CNN, FLatten-Swin tiny, FPN, multi-scale crop, 36 epochs on COCO.
+_base_ = '../inline_swin/mask-rcnn_inline-swin-t_fpn_ms-crop-3x_coco.py'
+
+model = dict(
+    backbone=dict(
+        attention=['focused', 'focused', 'softmax', 'softmax'],
+        init_cfg=dict(checkpoint='pretrained/flatten_swin_tiny.pth'),
+    ),
+)
