@@ -52,7 +52,7 @@ def main() -> None:
     from mmlab_inline.engine.runner import CheckedRunner
     from mmlab_inline.inference import enable_tta
     from mmlab_inline.report import EVALUATED
-    from mmlab_inline.runs import work_dir_of_test
+    from mmlab_inline.runs import check_leftovers, work_dir_of_test
 
     use_safe_loading()
     keep_freed_memory()
@@ -62,6 +62,7 @@ def main() -> None:
             raise UserError(f'checkpoint {args.checkpoint} does not exist')
         cfg.work_dir = work_dir_of_test(cfg.work_dir, bool(args.work_dir), args.checkpoint)
         drop_pretrained(cfg)
+        check_leftovers(cfg)
         check_data(cfg, 'test')
         if args.tta:
             enable_tta(cfg)

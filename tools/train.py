@@ -91,7 +91,7 @@ def main() -> None:
         use_safe_loading,
     )
     from mmlab_inline.engine.runner import CheckedRunner
-    from mmlab_inline.runs import work_dir_of_training
+    from mmlab_inline.runs import check_leftovers, work_dir_of_training
 
     use_safe_loading()
     keep_freed_memory()
@@ -112,6 +112,7 @@ def main() -> None:
             cfg.optim_wrapper.accumulative_counts = args.accumulate
         if args.auto_scale_lr:
             enable_auto_scale_lr(cfg, args.accumulate)
+        check_leftovers(cfg)
         check_pretrained(cfg)
         check_data(cfg, 'train', 'val')
         if args.new_classes and 'runner_type' in cfg:

@@ -1,5 +1,6 @@
-"""What stands around a run: its folder, what a person sees of it, the metrics it goes by."""
+"""What stands around a run: its folder, what a person sees of it, the settings and metrics it goes by."""
 
+from .leftovers import check_leftovers
 from .loaders import without_contradictions
 from .metrics import check_metric_names, metric_names, prepare_metrics
 from .screen import ProgressHook, import_quietly, silenced, tidy_screen
@@ -15,6 +16,7 @@ __all__ = [
     'INTERRUPTED',
     'LAST_CHECKPOINT',
     'ProgressHook',
+    'check_leftovers',
     'check_metric_names',
     'import_quietly',
     'iterations_done',
