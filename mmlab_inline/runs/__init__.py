@@ -1,4 +1,4 @@
-"""What stands around a run: its folder, what a person sees of it, the settings and metrics it goes by."""
+"""What stands around a run: its folder, what a person sees of it, its settings and metrics."""
 
 from .leftovers import check_leftovers
 from .loaders import without_contradictions

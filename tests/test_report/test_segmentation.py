@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmlab_inline.report import segmentation
+from mmlab_inline.report.compare import compare, read_runs
 from mmlab_inline.report.segmentation import SegmentationCollector
 
 
@@ -112,3 +113,15 @@ def test_one_unit_on_the_page(evaluate_label_maps, tmp_path):
     # More classes than the matrix can name: the table of confusions has its numbers too.
     assert re.search(r'>\d+ class ', page)
     assert 'in run' in report['about'][1]
+
+
+def test_figures_are_in_the_unit_of_the_tables(evaluate_label_maps, tmp_path):
+    evaluate_label_maps(3)
+    run = tmp_path / 'run'
+    pages = (run / 'report.html').read_text(), compare(read_runs([run]))
+    for page, curve in zip(pages, ('mean', 'run'), strict=True):
+        figures = page[page.index('>Precision and recall<') :]
+        assert re.search(rf'>{curve} \d\d\.\d %<', figures)
+        assert '>60 %<' in figures
+        assert 'In percent.' in page
+        assert not re.search(r'>0\.\d', figures)  # neither on axes nor in the matrix
