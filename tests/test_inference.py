@@ -474,6 +474,12 @@ def test_numbers_in_pictures_are_explained(build, tmp_path, monkeypatch):
     assert said[1].endswith('pictures show numbers in their place: 1 \u6d51')
 
 
+def test_synonyms_are_left_out_of_pictures():
+    names = 'person, individual, someone', 'a name that is longer than pictures can show', 'x'
+    painter = Painter(names, class_colours(3))
+    assert painter.classes == ['person', 'a name that is…', 'x']
+
+
 def test_a_picture_without_objects_may_say_so():
     painter = Painter(('a',), np.array([[200, 0, 0]], np.uint8))
     grey = np.full((300, 500, 3), 90, np.uint8)

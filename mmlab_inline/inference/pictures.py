@@ -1,6 +1,7 @@
 """Predictions drawn over their images: one colour per class, everywhere."""
 
 import colorsys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -81,7 +82,7 @@ def legend(numbers: Mapping[int, str]) -> str:
 
 
 class Painter:
-    """Draws predictions, or annotations; the background of label maps stays clear.
+    """Draws predictions, or annotations, with short names; a background stays clear.
 
     Args:
         classes: Their names.
@@ -93,9 +94,11 @@ class Painter:
     """
 
     def __init__(self, classes: Sequence[str], palette: np.ndarray, texts: int = _TEXTS) -> None:
-        self._font, lacking = font_for(''.join(classes))
-        self.numbers = {n: name for n, name in enumerate(classes) if set(name) & lacking}
-        self.classes = [str(n) if n in self.numbers else name for n, name in enumerate(classes)]
+        # Synonyms such as ADE20K's would cover the picture.
+        names = [textwrap.shorten(name.split(',')[0], 20, placeholder='…') for name in classes]
+        self._font, lacking = font_for(''.join(names))
+        self.numbers = {n: classes[n] for n, name in enumerate(names) if set(name) & lacking}
+        self.classes = [str(n) if n in self.numbers else name for n, name in enumerate(names)]
         self.palette = palette
         self._share = texts
         self._clear = [n for n, name in enumerate(classes) if is_background(name)]

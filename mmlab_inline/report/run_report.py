@@ -179,7 +179,7 @@ def _add_findings(page: Page, report: RunReport, found: Evaluation) -> None:
             pictures(
                 (_caption(picture, found), picture.truth, picture.prediction) for picture in some
             )
-            or paragraph('None.'),
+            or paragraph('None beside the others.'),
             paragraph(
                 f'Truth on the left, prediction on the right. {found.score_note}', faint=True
             ),

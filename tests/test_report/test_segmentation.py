@@ -115,6 +115,14 @@ def test_one_unit_on_the_page(evaluate_label_maps, tmp_path):
     assert 'in run' in report['about'][1]
 
 
+def test_a_section_without_pictures_says_so(evaluate_label_maps, tmp_path):
+    evaluate_label_maps(3, num_images=1, num_pictures=2)
+    page = (tmp_path / 'run/report.html').read_text()
+    worst, best = (page.split(f'>{kind} images</h2>')[1] for kind in ('Worst', 'Best'))
+    assert worst.index('<img') < worst.index('Best images')
+    assert best.index('None beside the others.') < best.index('Truth on the left')
+
+
 def test_figures_are_in_the_unit_of_the_tables(evaluate_label_maps, tmp_path):
     evaluate_label_maps(3)
     run = tmp_path / 'run'
