@@ -61,6 +61,7 @@ def _builder(name: str) -> Callable:
     def build(*args: object, **kwargs: object) -> object:
         return MODELS.get(name)(*args, **kwargs)
 
+    build.backbone = name
     return build
 
 
@@ -72,3 +73,20 @@ def register_backbone(cls: type) -> type:
         del _announced[cls.__name__]
     root.MODELS.register_module(module=cls, force=announced)
     return cls
+
+
+# What build functions take out of a dict before they look at the signature of its type.
+CONSUMED = {'type', '_delete_', '_scope_', 'constructor', 'paramwise_cfg', 'optimizer'}
+
+
+def registered(type_name: str, scope: str) -> Callable | None:
+    """The class or function that any registry knows as ``type_name``, or None.
+
+    Args:
+        type_name: With or without scope.
+        scope: Where a name without one is looked for.
+    """
+    name = type_name if '.' in type_name else f'{scope}.{type_name}'
+    registries = (item for item in vars(root).values() if isinstance(item, root.Registry))
+    found = next(filter(None, (registry.get(name) for registry in registries)), None)
+    return MODELS.get(found.backbone) if hasattr(found, 'backbone') else found

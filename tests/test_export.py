@@ -50,7 +50,7 @@ def test_window_shift_without_a_branch(hw_shape, expected):
 
 def test_comparison_tells_wrong_files():
     module = nn.Identity()
-    module.in_channels = 3
+    module.in_channels, module.boxes = 3, False
     module.forward = lambda image: (image, image.argmax(1))
 
     def outputs(scale=1.0, crop=0, shift=0):

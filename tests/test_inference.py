@@ -29,10 +29,12 @@ from mmlab_inline.inference import (
     MaskCrop,
     Painter,
     Predictor,
+    ResultWriter,
     Source,
     class_colours,
     find_sources,
     merge_instances,
+    pictures,
     tile_corners,
 )
 from mmlab_inline.inference.predictor import _category_ids
@@ -477,6 +479,33 @@ def test_colours_are_one_per_class():
     own = [[1, 2, 3], [4, 5, 6]]
     assert class_colours(2, own).tolist() == own
     assert class_colours(3, own).tolist() == few.tolist()
+
+
+def test_numbers_in_pictures_are_explained(build, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, '_system_fonts', list)
+    predictor = build('mmdet')
+    assert len(ResultWriter(str(tmp_path), predictor, True, False).finish()) == 1
+    predictor.classes = ('circle', '\u6d51', 'cross')
+    said = ResultWriter(str(tmp_path), predictor, True, False).finish()
+    assert said[1].endswith('pictures show numbers in their place: 1 \u6d51')
+
+
+def test_synonyms_are_left_out_of_pictures():
+    names = 'person, individual, someone', 'a name that is longer than pictures can show', 'x'
+    painter = Painter(names, class_colours(3))
+    assert painter.classes == ['person', 'a name that is…', 'x']
+
+
+def test_a_picture_without_objects_may_say_so():
+    painter = Painter(('a',), np.array([[200, 0, 0]], np.uint8))
+    grey = np.full((300, 500, 3), 90, np.uint8)
+    nothing = Instances(np.zeros((0, 4), np.float32), None, np.zeros(0, np.int64), None)
+    assert (painter.draw(grey, nothing) == 90).all()
+    said = painter.draw(grey, nothing, 'nothing found')
+    assert (said != 90).any()
+    assert (said[60:] == 90).all()
+    label_map = np.zeros((300, 500), np.uint8)
+    assert (painter.draw(grey, label_map, 'x') == painter.draw(grey, label_map)).all()
 
 
 def test_pictures_show_class_and_colour():

@@ -6,6 +6,8 @@ with its annotations; without it these tests are skipped.
 
 import json
 import os
+import pickle
+import re
 import runpy
 import subprocess
 import sys
@@ -16,10 +18,11 @@ import pytest
 import torch
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
+from torch import nn
 
 from mmlab_inline.datasets.checks import check_split
 from mmlab_inline.datasets.checks.settings import transforms
-from mmlab_inline.engine import drop_pretrained, load_config
+from mmlab_inline.engine import build_model, drop_pretrained, load_config
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
@@ -123,6 +126,60 @@ def test_a_config_from_the_folder_alone(name, task, num_classes, scale, tmp_path
     assert 0 <= labels.min() < num_classes
     findings = [f for split in ('train', 'val') for f in check_split(cfg, split)[0]]
     assert not [finding for finding in findings if finding.severity == 'fatal']
+
+
+@pytest.mark.long
+def test_boxes_of_a_client_without_mm(tmp_path):
+    """docs/export.md's client finds in photographs what tools/test.py finds."""
+    pytest.importorskip('onnxruntime')
+    client = re.search(
+        r'```python\n(import json.*?)```', (ROOT / 'docs/export.md').read_text(), re.S
+    )
+    assert len(client[1].splitlines()) <= 22
+    assert not re.search(r'\bmm|torch', client[1])
+    (tmp_path / 'client.py').write_text(client[1])
+    classes = ('date', 'fig', 'hazelnut')
+    (tmp_path / 'own.py').write_text(f"""
+_base_ = '{ROOT / 'configs/demo/mask-rcnn_inline-pvt-demo_shapes.py'}'
+resize = dict(type='Resize', scale=(320, 200), keep_ratio=True)
+pack = dict(type='PackDetInputs', meta_keys=(
+    'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+test_dataloader = dict(dataset=dict(
+    indices=3, data_root='{SAMPLES / 'fruits_nuts'}', ann_file='trainval.json',
+    data_prefix=dict(img='images/'), metainfo=dict(classes={classes}),
+    pipeline=[dict(type='LoadImageFromFile'), resize, dict(type='LoadAnnotations', with_bbox=True,
+        with_mask=True), pack]))
+test_evaluator = dict(ann_file='{SAMPLES / 'fruits_nuts/trainval.json'}')
+""")
+    torch.manual_seed(0)
+    model = build_model(load_config(str(tmp_path / 'own.py')).model, 'mmdet')
+    for name, weight in model.named_parameters():  # scores that differ, not to be ties
+        if name in ('roi_head.bbox_head.fc_cls.weight', 'rpn_head.rpn_cls.weight'):
+            nn.init.normal_(weight, std=0.1)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'model.pth')
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+
+    def call(*command):
+        command = [sys.executable, *map(str, command)]
+        done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    call(ROOT / 'tools/export.py', 'own.py', 'model.pth', 'model.onnx', '--boxes')
+    call(ROOT / 'tools/test.py', 'own.py', 'model.pth', '--out', 'found.pkl')
+    with open(tmp_path / 'found.pkl', 'rb') as file:
+        results = pickle.load(file)
+    assert len(results) == 3
+    for result in results:
+        expected = result['pred_instances']
+        lines = call('client.py', 'model.onnx', result['img_path']).splitlines()
+        assert len(lines) == len(expected['scores']) > 5
+        for line, score, box, label in zip(
+            lines, expected['scores'], expected['bboxes'], expected['labels'], strict=True
+        ):
+            *numbers, name = line.split()
+            assert name == classes[label]
+            assert [float(n) for n in numbers] == pytest.approx([score, *box], abs=0.02)
 
 
 def data_lists(dataset):

@@ -5,6 +5,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from mmlab_inline.datasets import write_dataset
+from mmlab_inline.datasets.checks.settings import transforms
 from mmlab_inline.engine import load_config
 from mmlab_inline.engine.runner import CheckedRunner
 from mmlab_inline.inference import enable_tta
@@ -14,6 +15,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 DEMO = Path(__file__).parents[1] / 'configs/demo'
+PUBLISHED = DEMO.parent / 'segmentation'
 SEGMENTOR = str(DEMO / 'sem-fpn_inline-swin-demo_shapes.py')
 DETECTOR = str(DEMO / 'mask-rcnn_inline-pvt-demo_shapes.py')
 BOXES = {
@@ -58,6 +60,35 @@ def test_merges_an_image_and_its_mirror_image(drawings):
     expected = (probabilities[0] + probabilities[1].flip(2)).argmax(0)
     assert (merged.pred_sem_seg.data == expected).float().mean() > 0.999
     assert plain.type == cfg.model.module.type
+
+
+def test_mmsegs_own_script_sees_the_same_views(drawings):
+    """It takes ``tta_pipeline`` and ``tta_model`` out of the config."""
+    options = {'test_dataloader.dataset.data_root': 'data/ade/ADEChallengeData2016'}
+    batches = []
+    for own in (True, False):
+        cfg = load_config(SEGMENTOR, options)
+        if own:
+            enable_tta(cfg)
+        else:
+            cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+            cfg.tta_model.module = cfg.model
+            cfg.model = cfg.tta_model
+        with DefaultScope.overwrite_default_scope('mmseg'):
+            torch.manual_seed(0)
+            model = MODELS.build(cfg.model).eval()
+            batch = next(iter(CheckedRunner.build_dataloader(cfg.test_dataloader)))
+        (merged,) = model.test_step(batch)
+        batches.append([view[0] for view in batch['inputs']] + [merged.pred_sem_seg.data])
+    assert all(map(torch.equal, *batches))
+
+
+@pytest.mark.parametrize('path', [*map(str, sorted(PUBLISHED.glob('inline_*/*.py'))), SEGMENTOR])
+def test_mmsegs_views_are_of_the_size_of_the_test(path):
+    cfg = load_config(path)
+    pipelines = cfg.tta_pipeline, cfg.test_dataloader.dataset.pipeline
+    ours, theirs = ([step['scale'] for step in transforms(p, 'Resize')] for p in pipelines)
+    assert ours == theirs
 
 
 def test_boxes_of_both_are_merged(drawings, tmp_path):

@@ -28,6 +28,11 @@ def parse_args() -> argparse.Namespace:
         '--label-map', action='store_true', help='put out classes instead of logits (segmentors)'
     )
     parser.add_argument(
+        '--boxes',
+        action='store_true',
+        help='put out boxes, scores and labels of one image instead of maps (detectors)',
+    )
+    parser.add_argument(
         '--no-preprocess',
         action='store_true',
         help='leave normalisation and padding to the caller',
@@ -62,7 +67,7 @@ def main() -> None:
         check_packages(args.format)
         cfg = load_config(args.config, args.cfg_options)
         module, metadata = build_export_module(
-            cfg, args.checkpoint, args.part, not args.no_preprocess, args.label_map
+            cfg, args.checkpoint, args.part, not args.no_preprocess, args.label_map, args.boxes
         )
         try:
             args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmlab_inline.cli import ArgumentParser, positive
-from mmlab_inline.utils import exit_on_user_error
+from mmlab_inline.utils import counted, exit_on_user_error
 from mmlab_inline.utils.errors import INTERRUPTED
 
 
@@ -131,7 +131,7 @@ def main() -> None:
         finally:
             said = writer.finish()
             seconds = time.perf_counter() - start
-            speed = f'{count} images in {seconds:.1f} s ({count / seconds:.1f} images/s)'
+            speed = f'{counted(count, "image")} in {seconds:.1f} s ({count / seconds:.1f} images/s)'
             print(speed, *said, sep='; ')
             print_what_is_missing(left_out, failures)
             if not whole:
@@ -148,7 +148,7 @@ def print_what_is_missing(left_out: Sequence[Path], failures: Mapping[str, str])
     if left_out:
         some = ', '.join(path.name for path in left_out[:5])
         more = f' and {len(left_out) - 5} more' if len(left_out) > 5 else ''
-        print(f'{len(left_out)} files are no images or videos: {some}{more}')
+        print(f'no images or videos: {counted(len(left_out), "file")}, {some}{more}')
     for name, reason in failures.items():
         print(f'error: {name} {reason}', file=sys.stderr)
 

@@ -53,7 +53,11 @@ def main() -> None:
     from mmlab_inline.engine.runner import CheckedRunner
     from mmlab_inline.inference import enable_tta
     from mmlab_inline.report import EVALUATED
+<<<<<<< HEAD
     from mmlab_inline.runs import enable_amp, work_dir_of_test
+=======
+    from mmlab_inline.runs import check_leftovers, work_dir_of_test
+>>>>>>> faults
 
     use_safe_loading()
     keep_freed_memory()
@@ -63,6 +67,7 @@ def main() -> None:
             raise UserError(f'checkpoint {args.checkpoint} does not exist')
         cfg.work_dir = work_dir_of_test(cfg.work_dir, bool(args.work_dir), args.checkpoint)
         drop_pretrained(cfg)
+        check_leftovers(cfg)
         check_data(cfg, 'test')
         if args.amp:
             print(enable_amp(cfg, train=False))

@@ -86,7 +86,11 @@ def main() -> None:
         use_safe_loading,
     )
     from mmlab_inline.engine.runner import CheckedRunner
+<<<<<<< HEAD
     from mmlab_inline.runs import enable_amp, work_dir_of_training
+=======
+    from mmlab_inline.runs import check_leftovers, work_dir_of_training
+>>>>>>> faults
 
     use_safe_loading()
     keep_freed_memory()
@@ -107,6 +111,7 @@ def main() -> None:
             cfg.optim_wrapper.accumulative_counts = args.accumulate
         if args.auto_scale_lr:
             enable_auto_scale_lr(cfg, args.accumulate)
+        check_leftovers(cfg)
         check_pretrained(cfg)
         check_data(cfg, 'train', 'val')
         if args.new_classes and 'runner_type' in cfg:

@@ -5,17 +5,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import Registry, root
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..registry import CONSUMED, registered
 from ..runs import import_quietly
 from ..utils import UserError, did_you_mean, one_line
 
 # Dicts whose keys are the user's own, or read by no signature.
 _FREE_FORM = {'paramwise_cfg', 'custom_keys', 'metainfo', 'init_kwargs', 'backend_args'}
-# What build functions take out of a dict before they look at the signature of its type.
-_CONSUMED = {'type', '_delete_', '_scope_', 'constructor', 'paramwise_cfg', 'optimizer'}
 # What mmengine takes out of a loader's settings before torch's DataLoader gets them.
 _OF_LOADERS = {'num_batch_per_epoch', '_delete_'}
 # How alike a new key and one beside it are that are taken for a slip.
@@ -88,7 +86,7 @@ def check_options(cfg: Config, options: Mapping) -> None:
             if part not in node:
                 known = {*node, *(known_to_class or ())}
                 near = did_you_mean(part, known, 0.6 if known_to_class else _NEAR_MISS)
-                if part not in known | _CONSUMED and (known_to_class or near):
+                if part not in known | CONSUMED and (known_to_class or near):
                     raise UserError(f'--cfg-options {option}: unknown key {part!r}{near}')
                 break
             if part in _FREE_FORM:
@@ -135,19 +133,16 @@ def _keywords(type_name: str, scope: str) -> set[str] | None:
 
     None if there is none of the name.
     """
-    name = type_name if '.' in type_name else f'{scope}.{type_name}'
-    for registry in vars(root).values():
-        found = registry.get(name) if isinstance(registry, Registry) else None
-        if found is not None:
-            classes = inspect.getmro(found) if inspect.isclass(found) else (found,)
-            keywords: set[str] = set()
-            for cls in classes:
-                parameters = inspect.signature(cls).parameters.values()
-                keywords |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-                if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                    break
-            return keywords
-    return None
+    found = registered(type_name, scope)
+    if found is None:
+        return None
+    keywords: set[str] = set()
+    for cls in inspect.getmro(found) if inspect.isclass(found) else (found,):
+        parameters = inspect.signature(cls).parameters.values()
+        keywords |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return keywords
 
 
 def _found(path: str) -> str:

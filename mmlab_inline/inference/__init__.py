@@ -1,7 +1,7 @@
 """Predictions for images and videos: what tools/infer.py does."""
 
 from .failures import recorded
-from .pictures import Painter, class_colours
+from .pictures import Painter, class_colours, legend
 from .predictions import Instances, MaskCrop, Prediction
 from .predictor import Predictor
 from .results import ResultWriter
@@ -23,6 +23,7 @@ __all__ = [
     'count_frames',
     'enable_tta',
     'find_sources',
+    'legend',
     'merge_instances',
     'read_frames',
     'recorded',

@@ -6,6 +6,10 @@ from contextlib import contextmanager
 from ..utils import UserError, one_line
 
 
+class Failure(Exception):
+    """Why an image fails, in words for the user."""
+
+
 @contextmanager
 def recorded(failures: dict[str, str] | None, name: str, what: str) -> Iterator[None]:
     """Note an exception in place of raising it.
@@ -25,4 +29,5 @@ def recorded(failures: dict[str, str] | None, name: str, what: str) -> Iterator[
     except Exception as error:  # decoders, transforms and models raise all kinds
         if failures is None:
             raise
-        failures[name] = f'{what}: {one_line(error)}'
+        reason = str(error) if isinstance(error, Failure) else one_line(error)
+        failures[name] = f'{what}: {reason}'

@@ -1,7 +1,8 @@
 """Predictions drawn over their images: one colour per class, everywhere."""
 
 import colorsys
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +20,8 @@ MIN_SIDE = 480
 _OPACITY = 0.5
 # Parts of a label map below this share of the image get no text of their own.
 _TINY = 0.004
+# The longer side of a picture over the height of its text.
+_TEXTS = 60
 _FONT = Path(matplotlib.get_data_path(), 'fonts/ttf/DejaVuSans.ttf')
 
 
@@ -68,30 +71,45 @@ def _letters(font: Path) -> frozenset[str]:
         return frozenset()
 
 
+def legend(numbers: Mapping[int, str]) -> str:
+    """What :attr:`Painter.numbers` stand for, in words; empty where all names are written."""
+    if not numbers:
+        return ''
+    return (
+        'no font of this system has all letters of the class names; pictures show numbers in '
+        f'their place: {", ".join(f"{number} {name}" for number, name in numbers.items())}'
+    )
+
+
 class Painter:
-    """Draws predictions, or annotations; the background of label maps stays clear.
+    """Draws predictions, or annotations, with short names; a background stays clear.
 
     Args:
         classes: Their names.
         palette: ``(num_classes, 3)`` uint8, RGB.
+        texts: The longer side of a picture over the height of its text.
 
     Attributes:
         numbers: Classes whose names no font of the system can write, by the numbers in their place.
     """
 
-    def __init__(self, classes: Sequence[str], palette: np.ndarray) -> None:
-        self._font, lacking = font_for(''.join(classes))
-        self.numbers = {n: name for n, name in enumerate(classes) if set(name) & lacking}
-        self.classes = [str(n) if n in self.numbers else name for n, name in enumerate(classes)]
+    def __init__(self, classes: Sequence[str], palette: np.ndarray, texts: int = _TEXTS) -> None:
+        # Synonyms such as ADE20K's would cover the picture.
+        names = [textwrap.shorten(name.split(',')[0], 20, placeholder='…') for name in classes]
+        self._font, lacking = font_for(''.join(names))
+        self.numbers = {n: classes[n] for n, name in enumerate(names) if set(name) & lacking}
+        self.classes = [str(n) if n in self.numbers else name for n, name in enumerate(names)]
         self.palette = palette
+        self._share = texts
         self._clear = [n for n, name in enumerate(classes) if is_background(name)]
 
-    def draw(self, image: np.ndarray, prediction: Prediction) -> np.ndarray:
+    def draw(self, image: np.ndarray, prediction: Prediction, empty: str = '') -> np.ndarray:
         """Draw a prediction over its image.
 
         Args:
             image: ``(H, W, 3)``, BGR, or ``(H, W)``, grey.
             prediction: Of the image.
+            empty: What to write where there is no object.
 
         Returns:
             The picture, uint8, RGB; a small image is enlarged by a whole number.
@@ -101,7 +119,12 @@ class Painter:
             image = image[..., None].repeat(3, axis=2)
         picture = np.ascontiguousarray(image[..., ::-1].clip(0, 255).astype(np.uint8))
         if isinstance(prediction, Instances):
-            return self._draw_instances(_enlarge(picture, scale), prediction, scale)
+            picture = self._draw_instances(_enlarge(picture, scale), prediction, scale)
+            if empty and not len(prediction.boxes):
+                texts = _Texts(picture, _FONT, self._share)
+                texts.write(empty, [(0, 0)], np.full(3, 255, np.uint8))
+                picture = texts.picture()
+            return picture
         return self._draw_label_map(_enlarge(picture, scale), _enlarge(prediction, scale))
 
     def _draw_instances(self, picture: np.ndarray, found: Instances, scale: int) -> np.ndarray:
@@ -124,7 +147,7 @@ class Painter:
             box = (found.boxes[index] * scale).round().astype(int).tolist()
             colour = self.palette[found.labels[index]].tolist()
             cv2.rectangle(picture, box[:2], box[2:], colour, width)
-        texts = _Texts(picture, self._font)
+        texts = _Texts(picture, self._font, self._share)
         for index in order[::-1]:
             label = found.labels[index]
             text = self.classes[label]
@@ -143,7 +166,7 @@ class Painter:
         border[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
         border[1:] |= label_map[1:] != label_map[:-1]
         picture[border] = 255
-        texts = _Texts(picture, self._font)
+        texts = _Texts(picture, self._font, self._share)
         for label in np.setdiff1d(label_map, self._clear):
             for x, y in _places(label_map == label):
                 name = self.classes[label]
@@ -155,10 +178,10 @@ class Painter:
 class _Texts:
     """Writes on a picture, each text on a ground of its colour and beside the others."""
 
-    def __init__(self, picture: np.ndarray, font: Path) -> None:
+    def __init__(self, picture: np.ndarray, font: Path, share: int = _TEXTS) -> None:
         self._image = Image.fromarray(picture)
         self._pen = ImageDraw.Draw(self._image)
-        size = max(13, max(self._image.size) // 60)
+        size = max(13, max(self._image.size) // share)
         self._font = ImageFont.truetype(str(font), size)
         self._taken = np.zeros((0, 4))
         self.height = size + 7

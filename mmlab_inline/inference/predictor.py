@@ -11,11 +11,12 @@ from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, init_default_scope
 from torch import nn
 
-from ..datasets.checks import innermost_datasets
+from ..datasets.checks import ImageLoading, check_image, innermost_datasets
+from ..datasets.checks.finding import first_fatal
 from ..engine.model import build_model, load_weights
 from ..runs import amp_dtype, check_amp, confine_autocast
 from ..utils import UserError
-from .failures import recorded
+from .failures import Failure, recorded
 from .pictures import class_colours
 from .predictions import Instances, MaskCrop, Prediction
 from .sources import Frame
@@ -91,8 +92,18 @@ class Predictor:
         self.category_ids = _category_ids(datasets[0], self.classes)
 
     def read_image(self, path: Path) -> np.ndarray:
-        """Read a file as the test pipeline does: ``(H, W, 3)``, BGR."""
-        return self._load(dict(img_path=str(path)))['img']
+        """Read a file as the test pipeline does: ``(H, W, 3)``, BGR.
+
+        Raises:
+            Failure: It does not load; says why.
+        """
+        try:
+            return self._load(dict(img_path=str(path)))['img']
+        except Exception as error:  # each decoder has its own
+            finding = first_fatal(check_image(str(path), ImageLoading())[0])
+            if finding is None:
+                raise
+            raise Failure(f'it {finding.problem}; copy it anew from its source') from error
 
     def __call__(
         self, frames: Iterable[Frame], failures: dict[str, str] | None = None

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ..utils import UserError, write_atomically
-from .pictures import Painter
+from .pictures import Painter, legend
 from .predictions import Instances, Prediction
 from .predictor import Predictor
 from .sources import Frame, Source
@@ -75,6 +75,8 @@ class ResultWriter:
         for video in self.videos.values():
             video.release()
         said = [f'pictures are in {self.folder / "pictures"}'] if self.painter else []
+        if self.painter and self.painter.numbers:
+            said.append(legend(self.painter.numbers))
         if not self.data:
             return said
         self.images.sort(key=lambda image: image['id'])

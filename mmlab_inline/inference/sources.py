@@ -9,14 +9,10 @@ from pathlib import Path
 import mmcv
 import numpy as np
 
+from ..datasets.checks import IMAGE_SUFFIXES
 from ..utils import UserError
 from .failures import recorded
 
-# What OpenCV reads here; of an animation the first frame.
-IMAGE_SUFFIXES = {
-    *('.avif', '.bmp', '.dib', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg'),
-    *('.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp'),
-}
 VIDEO_SUFFIXES = {'.avi', '.m4v', '.mkv', '.mov', '.mp4', '.webm'}
 
 
@@ -152,5 +148,5 @@ def _expand(text: str, left_out: list[Path] | None) -> list[Path]:
 
 
 def _with_pictures(paths: Iterator[Path]) -> list[Path]:
-    known = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    known = {*IMAGE_SUFFIXES, *VIDEO_SUFFIXES}
     return sorted(path for path in paths if path.suffix.lower() in known and path.is_file())

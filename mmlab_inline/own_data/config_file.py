@@ -132,7 +132,7 @@ def write_config(
         f'{data.root.name}: {counted(len(data.classes), "class")}, {counts}. Written by '
         f'tools/dataset/new_config.py from {data.format} in {data.root}; edit it as you like.'
     )
-    out.add(_base_=name)
+    out.add(_base_=_base(name))
     palette = [tuple(colour) for colour in class_colours(len(data.classes)).tolist()]
     out.start()
     out.add(
@@ -273,6 +273,8 @@ def _segmentation(
         train_pipeline=scale_pipeline(train_pipeline, factor, crop),
         test_pipeline=scale_pipeline(test_pipeline, factor, crop),
     )
+    if 'tta_pipeline' in cfg:  # mmseg's own test.py --tta takes it for the test pipeline
+        out.add(tta_pipeline=scale_pipeline(_plain(cfg.tta_pipeline), factor, crop))
     size = cfg.model.data_preprocessor.get('size')
     if size and tuple(size) != crop and next(transforms(train_pipeline, 'RandomCrop'), None):
         _set(model, cfg.model, ['data_preprocessor', 'size'], crop)
@@ -317,8 +319,8 @@ def _schedule(out: _Sections, num_pictures: int, cfg: Config, options: Options) 
     if steps < 500:
         hooks['logger'] = dict(interval=10)
     out.start(
-        f'Schedule: {epochs} epochs ({why}) * {num_pictures} pictures / {batch} a step = {steps} '
-        'iterations.'
+        f'Schedule: {counted(epochs, "epoch")} ({why}) * {counted(num_pictures, "picture")} / '
+        f'{batch} a step = {counted(steps, "iteration")}.'
     )
     schedulers = _plain(cfg.get('param_scheduler') or [])
     out.add(
@@ -357,6 +359,17 @@ def _schedule(out: _Sections, num_pictures: int, cfg: Config, options: Options) 
 
 class _Code(str):
     """A Python expression, to be written as it is."""
+
+
+def _base(name: str) -> str:
+    """What finds the base in programs, too, that do not import this package, as mmdet's own.
+
+    mmengine evaluates what stands behind ``_base_``, but knows no packages beside mm's.
+    """
+    package, _, path = name.partition('::')
+    if not path:
+        return name
+    return _Code(f"__import__('{package}').__path__[0] + '/.mim/configs/{path}'")
 
 
 def _set(tree: dict, base: object, place: list[str], value: object) -> None:

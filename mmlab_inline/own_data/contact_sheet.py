@@ -1,7 +1,6 @@
 """One picture of many, with their annotations drawn."""
 
 import random
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,9 +37,7 @@ def draw_contact_sheet(
         UserError: A picture does not load.
     """
     pictures = choose_pictures(data.splits['train'], COLUMNS * ROWS, seed)
-    # Synonyms such as ADE20K's would cover the picture.
-    names = [textwrap.shorten(name.split(',')[0], 20, placeholder='…') for name in data.classes]
-    painter = Painter(names, class_colours(len(names)))
+    painter = Painter(data.classes, class_colours(len(data.classes)))
     font_path, lacking = font_for(''.join(picture.path.name for picture in pictures))
     unwritten = str.maketrans(dict.fromkeys(lacking, '?'))
     columns = min(COLUMNS, len(pictures))

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..utils import UserError
+from ..utils import UserError, counted
 from .curves import draw_several, headlines, run_colour
-from .evaluation import RECALLS
+from .evaluation import RECALLS, in_unit, unit_note
 from .figures import finish_precision_recall, to_svg
 from .page import Page, figure, paragraph, table
 from .record import Record, metrics_of, read_record
@@ -73,21 +73,21 @@ def read_runs(work_dirs: Sequence[str | Path]) -> list[Run]:
 
 def compare(runs: Sequence[Run]) -> str:
     """A page of HTML that puts runs side by side."""
-    page = Page('Runs side by side', [f'{len(runs)} runs'])
-    page.add('Metrics', table(*metrics_table(runs)))
+    page = Page('Runs side by side', [counted(len(runs), 'run')])
+    reports = {run.name: run.report for run in runs if run.report}
+    page.add('Metrics', table(*metrics_table(runs)), _unit(reports))
     page.add('Cost', table(*_cost_table(runs)))
     names = [run.name for run in runs]
     if any(run.record.train for run in runs):
         svg = to_svg(draw_several({run.name: run.record for run in runs}))
         page.add('Training', figure(svg, 'losses, learning rates and metrics over iterations'))
-    reports = {run.name: run.report for run in runs if run.report}
     if any(report.curves for report in reports.values()):
         svg = to_svg(_draw_precision_recall(reports, names))
         note = 'Mean over the classes, as the report of each run draws it.'
         page.add('Precision and recall', figure(svg, 'curves'), paragraph(note, faint=True))
     for headline in dict.fromkeys(r.headline for r in reports.values() if r.headline):
         some = {name: report for name, report in reports.items() if report.headline == headline}
-        page.add(f'{headline} of the classes', table(*_class_table(some)))
+        page.add(f'{headline} of the classes', table(*_class_table(some)), _unit(some))
     page.add('Settings that differ', _differences(reports))
     return page.html()
 
@@ -99,6 +99,12 @@ def metrics_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
     names = [*main, *(name for name in names if name not in main)]
     rows = [[run.name, *(run.metrics().get(name) for name in names)] for run in runs]
     return ['run', *names], rows
+
+
+def _unit(reports: Mapping[str, RunReport]) -> str:
+    """The unit of a table of several runs, where they have one."""
+    units = {report.percent for report in reports.values()} - {None}
+    return paragraph(unit_note(*units), faint=True) if len(units) == 1 else ''
 
 
 def _cost_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
@@ -127,9 +133,10 @@ def _draw_precision_recall(reports: Mapping[str, RunReport], names: Sequence[str
     for axis, title in zip(drawing.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
         for name, report in reports.items():
             if curve := report.curves.get(title):
-                label = f'{name} {np.mean(curve):.3f}'
+                label = f'{name} {in_unit(np.mean(curve), bool(report.percent))}'
                 axis.plot(RECALLS, curve, label=label, color=run_colour(names.index(name)))
-        finish_precision_recall(axis, title)
+        drawn = [report for report in reports.values() if title in report.curves]
+        finish_precision_recall(axis, title, all(report.percent for report in drawn))
     return drawing
 
 

@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from torch.utils.data import Dataset
 
 from ..inference import Instances, MaskCrop, Painter, class_colours
-from .drawing import draw_pair, read_image, shrunk_size
+from .drawing import TEXTS, draw_pair, read_image, remarks_on, shrunk_size
 from .evaluation import Evaluation, Picture, divide
 from .extremes import Extremes
 
@@ -72,8 +72,10 @@ class DetectionCollector:
         classes = tuple(cats[number]['name'] for number in self._metric.cat_ids)
         confusion, pictures = self._compare(len(classes))
         per_class, curves = self._columns(confusion)
-        best, worst = self._draw_extremes(pictures, classes)
-        remarks = []
+        colours = class_colours(len(classes), self._meta.get('palette'))
+        painter = Painter(classes, colours, TEXTS)
+        best, worst = self._draw_extremes(pictures, painter)
+        remarks = remarks_on(painter)
         if not any(len(result['labels']) for result in self._results):
             remarks.append('Nothing was detected, in no image, with no score.')
         settings = f'score of at least {self._score_thr:g}, box IoU of at least {_IOU:g}'
@@ -144,13 +146,10 @@ class DetectionCollector:
         per_class['recall'] = divide(right, confusion[:size].sum(1))
         return per_class, curves
 
-    def _draw_extremes(
-        self, pictures: Extremes, classes: Sequence[str]
-    ) -> tuple[list[Picture], ...]:
+    def _draw_extremes(self, pictures: Extremes, painter: Painter) -> tuple[list[Picture], ...]:
         """The best and the worst images, drawn."""
         entries = pictures.best(), pictures.worst()
         paths = self._paths({kept[0]['img_id'] for part in entries for _, kept in part})
-        painter = Painter(classes, class_colours(len(classes), self._meta.get('palette')))
         return tuple([self._draw(*entry, paths, painter) for entry in part] for part in entries)
 
     def _found(self, result: Mapping) -> dict:

@@ -6,11 +6,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ..inference import Painter, Prediction
+from ..inference import Painter, Prediction, legend
 from .evaluation import Picture
 
 # The longer side of what is drawn on, pixels; a page shows it at about this size.
 MAX_SIDE = 640
+# Which leaves half of the height to texts.
+TEXTS = 30
 
 
 def draw_pair(
@@ -30,8 +32,15 @@ def draw_pair(
         truth, prediction: Of the image.
         painter: What draws.
     """
-    drawn = [_jpeg(painter.draw(image, each)) for each in (truth, prediction)]
+    pairs = (truth, 'no object'), (prediction, 'nothing found')
+    drawn = [_jpeg(painter.draw(image, each, empty)) for each, empty in pairs]
     return Picture(name, score, *drawn)
+
+
+def remarks_on(painter: Painter) -> list[str]:
+    """What the numbers in the pictures stand for, for the reader."""
+    text = legend(painter.numbers)
+    return [f'{text[0].upper()}{text[1:]}.'] if text else []
 
 
 def read_image(path: str, height: int, width: int) -> np.ndarray:

@@ -63,12 +63,17 @@ class Evaluation:
 
     def shown(self, share: float) -> str:
         """A number from 0 to 1 in the unit of this evaluation."""
-        return f'{100 * share:.1f} %' if self.percent else f'{share:.3f}'
+        return in_unit(share, self.percent)
 
-    @property
-    def unit_note(self) -> str:
-        """The unit, for the reader of a table."""
-        return 'In percent.' if self.percent else 'From 0 to 1, as COCO gives them; counts apart.'
+
+def in_unit(share: float, percent: bool) -> str:
+    """A number from 0 to 1 as text."""
+    return f'{100 * share:.1f} %' if percent else f'{share:.3f}'
+
+
+def unit_note(percent: bool) -> str:
+    """The unit, for the reader of a table."""
+    return 'In percent.' if percent else 'From 0 to 1, as COCO gives them; counts apart.'
 
 
 def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from .evaluation import RECALLS, Evaluation
 
@@ -52,8 +53,10 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
             if counts[row, column]:
                 # Not quite white or black: on cells they stay what they are on a dark page.
                 ink = '#fefefe' if share > 0.5 else '#010101'
-                axis.text(column, row, f'{share:.2f}', color=ink, ha='center', va='center')
-    figure.colorbar(image, ax=axis, shrink=0.8, label='share of the row')
+                text = f'{100 * share:.0f}' if evaluation.percent else f'{share:.2f}'
+                axis.text(column, row, text, color=ink, ha='center', va='center')
+    unit = PercentFormatter(1, symbol=' %') if evaluation.percent else None
+    figure.colorbar(image, ax=axis, shrink=0.8, label='share of the row', format=unit)
     return figure
 
 
@@ -77,7 +80,7 @@ def draw_precision_recall(evaluation: Evaluation) -> Figure:
         axis.plot(
             RECALLS, mean, color=_INK, lw=2.2, label=f'mean {evaluation.shown(np.mean(mean))}'
         )
-        finish_precision_recall(axis, title)
+        finish_precision_recall(axis, title, evaluation.percent)
     return figure
 
 
@@ -87,9 +90,12 @@ def mean_curve(curves: np.ndarray) -> np.ndarray:
     return occurring.mean(0) if len(occurring) else np.zeros(curves.shape[1])
 
 
-def finish_precision_recall(axis: Axes, title: str) -> None:
+def finish_precision_recall(axis: Axes, title: str, percent: bool) -> None:
     """What all precision-recall figures have."""
     axis.set(title=title, xlabel='recall', ylabel='precision', xlim=(0, 1), ylim=(0, 1.02))
+    if percent:
+        for side in (axis.xaxis, axis.yaxis):
+            side.set_major_formatter(PercentFormatter(1, symbol=' %'))
     axis.grid(alpha=0.3)
     beside = dict(loc='upper left', bbox_to_anchor=(1.01, 1), framealpha=0)
     axis.legend(fontsize='small', title='area below', **beside)

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..registry import HOOKS
-from ..utils import UserError, one_line, write_atomically
+from ..utils import UserError, counted, one_line, write_atomically
 from .cost import Stopwatch, model_cost
 from .curves import draw_curves
 from .detection import DetectionCollector
@@ -178,7 +178,7 @@ class ReportHook(Hook):
         when = time.strftime('%Y-%m-%d %H:%M', time.gmtime())
         report = RunReport.of(
             name=Path(runner.cfg.filename or runner.experiment_name).stem,
-            about=[f'{num_images:,} images, {when} UTC', *([where] if where else [])],
+            about=[f'{counted(num_images, "image")}, {when} UTC', *([where] if where else [])],
             metrics=metrics,
             cost={**self._cost, **self._stopwatch.speed(getattr(loop, 'fp16', False))},
             cfg=runner.cfg,

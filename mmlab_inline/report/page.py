@@ -162,7 +162,7 @@ def figure(svg: str, label: str) -> str:
 
 
 def pictures(captions_and_pairs: Iterable[tuple[str, bytes, bytes]]) -> str:
-    """Pairs of JPEG files, truth on the left and prediction on the right."""
+    """Pairs of JPEG files, truth on the left and prediction on the right; nothing of none."""
     figures = []
     for caption, *pair in captions_and_pairs:
         images = ''.join(
@@ -173,7 +173,7 @@ def pictures(captions_and_pairs: Iterable[tuple[str, bytes, bytes]]) -> str:
         figures.append(
             f'<figure><figcaption>{escape(caption)}</figcaption><div>{images}</div></figure>'
         )
-    return f'<div class="pictures">{"".join(figures)}</div>'
+    return f'<div class="pictures">{"".join(figures)}</div>' if figures else ''
 
 
 def folded(summary: str, text: str) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 
-from ..utils import UserError, write_atomically
+from ..utils import UserError, counted, write_atomically
 from .curves import draw_curves
-from .evaluation import Evaluation, Picture
+from .evaluation import Evaluation, Picture, unit_note
 from .figures import draw_confusion, draw_precision_recall, has_names, mean_curve, to_svg
 from .page import Page, figure, folded, paragraph, pictures, table
 from .record import metrics_of, read_record
@@ -34,6 +34,8 @@ class RunReport:
         per_class: Columns of the table of classes.
         headline: The column that classes are judged by.
         curves: Mean precision at :data:`~.evaluation.RECALLS`, by title.
+        percent: The unit of all these, as :class:`~.evaluation.Evaluation` has it; None where there
+            are only metrics.
     """
 
     name: str
@@ -45,6 +47,7 @@ class RunReport:
     per_class: dict[str, list[float | None]] = field(default_factory=dict)
     headline: str = ''
     curves: dict[str, list[float]] = field(default_factory=dict)
+    percent: bool | None = None
 
     @classmethod
     def of(
@@ -74,6 +77,7 @@ class RunReport:
                 title: np.round(mean_curve(curves), 4).tolist()
                 for title, curves in found.curves.items()
             },
+            found.percent,
         )
 
     @classmethod
@@ -102,7 +106,7 @@ class RunReport:
         page = Page(self.name, self.about)
         remarks = [paragraph(remark) for remark in found.remarks] if found else []
         metrics = table(['metric', 'value'], self.metrics.items()) if self.metrics else ''
-        unit = [paragraph(found.unit_note, faint=True)] if found and metrics else []
+        unit = [paragraph(unit_note(found.percent), faint=True)] if found and metrics else []
         page.add(
             'Metrics', *remarks, metrics or paragraph('The evaluation gave no metrics.'), *unit
         )
@@ -129,7 +133,8 @@ def cost_rows(cost: Mapping[str, object]) -> list[tuple[str, object, str]]:
     else:
         rows.append((f'parameters and FLOPs are not counted: {cost.get("reason")}', None, ''))
     if 'images_per_second' in cost:
-        where = f'batch {cost["batch"]}, processes {cost["processes"]}, {cost["machine"]}'
+        processes = counted(cost['processes'], 'process')
+        where = f'batch {cost["batch"]}, {processes}, {cost["machine"]}'
         rows += [
             ('speed', cost['images_per_second'], f'images/s, each at its own size; {where}'),
             ('with loading', cost['images_per_second_with_loading'], 'images/s'),
@@ -154,16 +159,17 @@ def _add_findings(page: Page, report: RunReport, found: Evaluation) -> None:
     page.add(
         f'{found.headline} of the classes',
         table(['class', *report.per_class], zip(*columns, strict=True), bars=[found.headline]),
-        paragraph(found.unit_note, faint=True),
+        paragraph(unit_note(found.percent), faint=True),
     )
     confusions = _confusions(found)
+    unit = ', %' if found.percent else ''
     curves = figure(to_svg(draw_precision_recall(found)), 'curves') if found.curves else ''
     page.add('Precision and recall', curves, paragraph(found.curves_note, faint=True))
     page.add(
         'Confusion',
         figure(to_svg(draw_confusion(found)), 'confusion matrix'),
         paragraph(found.confusion_note, faint=True),
-        table(['truth', 'predicted', 'count', 'share of the truth, %'], confusions)
+        table(['truth', 'predicted', 'count', f'share of the truth{unit}'], confusions)
         if confusions
         else paragraph('Nothing was confused.'),
     )
@@ -173,7 +179,7 @@ def _add_findings(page: Page, report: RunReport, found: Evaluation) -> None:
             pictures(
                 (_caption(picture, found), picture.truth, picture.prediction) for picture in some
             )
-            or paragraph('None.'),
+            or paragraph('None beside the others.'),
             paragraph(
                 f'Truth on the left, prediction on the right. {found.score_note}', faint=True
             ),
@@ -199,7 +205,7 @@ def _confusions(found: Evaluation) -> list[tuple[str, str, int, float]]:
             names[row],
             names[column],
             int(counts[row, column]),
-            100 * counts[row, column] / totals[row],
+            (100 if found.percent else 1) * counts[row, column] / totals[row],
         )
         for row, column in places
         if counts[row, column]

@@ -12,7 +12,7 @@ from mmengine.evaluator import Evaluator
 from torch import Tensor
 
 from ..inference import Painter, class_colours
-from .drawing import draw_pair, read_image, shrunk_size
+from .drawing import TEXTS, draw_pair, read_image, remarks_on, shrunk_size
 from .evaluation import RECALLS, Evaluation, Picture, divide
 from .extremes import Extremes
 
@@ -114,6 +114,10 @@ class SegmentationCollector:
         confusion = self._confusion
         right, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
         has_ranks = bool(self._ranked.any())
+        colours = class_colours(len(self.classes), self._meta.get('palette'))
+        # What has no label is a class of its own here.
+        colours = np.vstack([colours, np.full((1, 3), 40, np.uint8)])
+        painter = Painter((*self.classes, 'no label'), colours, TEXTS)
         curves, precisions = _curves(*self._ranked.numpy())
         per_class = {
             'IoU': 100 * _ious(confusion),
@@ -141,20 +145,17 @@ class SegmentationCollector:
             ),
             score_name='mIoU of the image',
             score_note='The mean IoU over the classes that the image or its prediction has.',
-            best=[self._draw(*entry) for entry in self._pictures.best()],
-            worst=[self._draw(*entry) for entry in self._pictures.worst()],
+            best=[_draw(*entry, painter) for entry in self._pictures.best()],
+            worst=[_draw(*entry, painter) for entry in self._pictures.worst()],
+            remarks=remarks_on(painter),
             percent=True,
         )
 
-    def _draw(self, score: float, kept: tuple[str, np.ndarray, np.ndarray]) -> Picture:
-        path, truth, predicted = kept
-        colours = class_colours(len(self.classes), self._meta.get('palette'))
-        # What has no label is a class of its own here.
-        painter = Painter(
-            (*self.classes, 'no label'), np.vstack([colours, np.full((1, 3), 40, np.uint8)])
-        )
-        image = read_image(path, *truth.shape)
-        return draw_pair(Path(path).name, score, image, truth, predicted, painter)
+
+def _draw(score: float, kept: tuple[str, np.ndarray, np.ndarray], painter: Painter) -> Picture:
+    path, truth, predicted = kept
+    image = read_image(path, *truth.shape)
+    return draw_pair(Path(path).name, score, image, truth, predicted, painter)
 
 
 def _iou_metric(evaluator: Evaluator) -> object | None:

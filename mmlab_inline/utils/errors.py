@@ -38,6 +38,8 @@ def exit_on_user_error() -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """Type and last line of an error, for messages of one line."""
+    """Last line of an error, for messages of one line; its type where that says more."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and isinstance(error, (TypeError, ValueError, AssertionError)):
+        return lines[-1]
     return f'{type(error).__name__}: {lines[-1] if lines else ""}'

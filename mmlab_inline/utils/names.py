@@ -2,7 +2,7 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 
 
@@ -45,9 +45,9 @@ def check_keywords(init: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(init)
     def checked(self: object, *args: object, **kwargs: object) -> None:
-        for name in kwargs:
-            if name not in known:
-                _refuse(name, type(self), checked)
+        unknown = [name for name in kwargs if name not in known]
+        if unknown:
+            _refuse(unknown, type(self), checked)
         init(self, *args, **kwargs)
 
     return checked
@@ -59,7 +59,7 @@ def _keywords(function: Callable) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
-def _refuse(name: str, cls: type, init: Callable) -> None:
+def _refuse(names: Sequence[str], cls: type, init: Callable) -> None:
     """Say what ``cls`` takes: its own keywords and those of what it passes on to ``init``."""
     known = {}
     for base in cls.__mro__:
@@ -67,7 +67,5 @@ def _refuse(name: str, cls: type, init: Callable) -> None:
         known |= dict.fromkeys(_keywords(own) if own else ())
         if own is init:
             break
-    raise TypeError(
-        f'{cls.__name__} has no keyword {name!r}{did_you_mean(name, known)}; '
-        f'it takes {", ".join(known)}'
-    )
+    unknown = ', '.join(f'{name!r}{did_you_mean(name, known)}' for name in names)
+    raise TypeError(f'{cls.__name__} has no keyword {unknown}; it takes {", ".join(known)}')

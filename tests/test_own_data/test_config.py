@@ -229,6 +229,8 @@ def test_names_without_letters_become_numbers(tmp_path, monkeypatch):
     for name, numbers in ((CHINESE, {1: CHINESE}), ('1', {})):
         data = OwnData(tmp_path, 'COCO', ['x', name], {'train': [picture], 'val': [picture]})
         assert draw_contact_sheet(tmp_path / f'{len(numbers)}.png', data, False) == numbers
+        said = pictures.legend(numbers)
+        assert said.endswith(f'in their place: 1 {CHINESE}') if numbers else said == ''
     # The number itself is drawn, not an empty square.
     assert (tmp_path / '0.png').read_bytes() == (tmp_path / '1.png').read_bytes()
 

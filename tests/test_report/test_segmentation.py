@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmlab_inline.report import segmentation
+from mmlab_inline.report.compare import compare, read_runs
 from mmlab_inline.report.segmentation import SegmentationCollector
 
 
@@ -112,3 +113,23 @@ def test_one_unit_on_the_page(evaluate_label_maps, tmp_path):
     # More classes than the matrix can name: the table of confusions has its numbers too.
     assert re.search(r'>\d+ class ', page)
     assert 'in run' in report['about'][1]
+
+
+def test_a_section_without_pictures_says_so(evaluate_label_maps, tmp_path):
+    evaluate_label_maps(3, num_images=1, num_pictures=2)
+    page = (tmp_path / 'run/report.html').read_text()
+    worst, best = (page.split(f'>{kind} images</h2>')[1] for kind in ('Worst', 'Best'))
+    assert worst.index('<img') < worst.index('Best images')
+    assert best.index('None beside the others.') < best.index('Truth on the left')
+
+
+def test_figures_are_in_the_unit_of_the_tables(evaluate_label_maps, tmp_path):
+    evaluate_label_maps(3)
+    run = tmp_path / 'run'
+    pages = (run / 'report.html').read_text(), compare(read_runs([run]))
+    for page, curve in zip(pages, ('mean', 'run'), strict=True):
+        figures = page[page.index('>Precision and recall<') :]
+        assert re.search(rf'>{curve} \d\d\.\d %<', figures)
+        assert '>60 %<' in figures
+        assert 'In percent.' in page
+        assert not re.search(r'>0\.\d', figures)  # neither on axes nor in the matrix

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 
 from mmlab_inline.engine import drop_pretrained, load_config
 from mmlab_inline.export import build_export_module, compare_export
+from mmlab_inline.export.program import ExportModule
+from mmlab_inline.utils import UserError
 
-pytest.importorskip('mmdet')
+DetDataSample = pytest.importorskip('mmdet.structures').DetDataSample
 pytest.importorskip('mmseg')
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +88,36 @@ MODELS_AT_TINY_WIDTH = {
         f"""{PVT}
     neck=dict(in_channels=[8, 16, 24, 32], out_channels=8),
     bbox_head=dict(in_channels=8, feat_channels=8),
+""",
+    ),
+    'fcos': (
+        'detection/inline_pvt/retinanet_inline-pvt-t_fpn_1x_coco.py',
+        f"""{PVT}
+    type='FCOS',
+    neck=dict(in_channels=[8, 16, 24, 32], out_channels=8),
+    bbox_head=dict(
+        _delete_=True, type='FCOSHead', num_classes=5, in_channels=8, feat_channels=8,
+        norm_cfg=None, strides=[8, 16, 32, 64, 128],
+    ),
+""",
+    ),
+    'cascade': (
+        'detection/inline_swin/cascade-mask-rcnn_inline-swin-t_fpn_ms-crop-1x_coco.py',
+        f"""{SWIN}
+    neck=dict(in_channels=[8, 16, 32, 64], out_channels=8),
+    rpn_head=dict(in_channels=8, feat_channels=8),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=8),
+        bbox_head=[
+            dict(
+                type='Shared2FCBBoxHead', in_channels=8, fc_out_channels=8, num_classes=5,
+                reg_class_agnostic=agnostic,
+            )
+            for agnostic in (True, False, True)
+        ],
+        mask_roi_extractor=dict(out_channels=8),
+        mask_head=dict(in_channels=8, conv_out_channels=8),
+    ),
 """,
     ),
 }
@@ -228,6 +261,53 @@ def test_mask_rcnn_up_to_its_proposals(written, export, session, tmp_path, asser
     assert json.loads(meta['anchor_generator'])['strides'] == [4, 8, 16, 32, 64]
 
 
+@pytest.mark.parametrize('name', ['mask-rcnn', 'retinanet', 'fcos', 'cascade'])
+@torch.no_grad()
+def test_boxes_are_those_that_mmdet_finds(name, written):
+    shape = 203, 149
+    _, _, model = written(name)
+    for part, parameter in model.named_parameters():
+        if part.rsplit('.', 2)[-2] in ('rpn_cls', 'fc_cls', 'retina_cls', 'conv_cls'):
+            parameter.mul_(0.4)  # or scores would be 1 and their order chance
+    module = ExportModule(model, boxes=True)
+    image = F.interpolate(255 * torch.rand(1, 3, 20, 20), shape, mode='bilinear')
+    sizes = dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0))
+    sample = DetDataSample(metainfo=sizes)
+    data = model.data_preprocessor(dict(inputs=[image[0].flip(0)], data_samples=[sample]), False)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        expected = model.predict(data['inputs'], data['data_samples'])[0].pred_instances
+    found = module.named_outputs(image)
+    assert len(found['scores']) == len(expected.scores) > 20
+    for key in ('boxes', 'scores', 'labels'):
+        value = expected['bboxes' if key == 'boxes' else key]
+        torch.testing.assert_close(found[key], value, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('part', 'method'),
+    [
+        ('rpn_head', '_predict_by_feat_single'),
+        ('roi_head', '_bbox_forward'),
+        ('roi_head.bbox_roi_extractor', 'forward'),
+        ('roi_head.bbox_head', '_predict_by_feat_single'),
+    ],
+)
+def test_heads_that_work_otherwise_are_refused(written, part, method):
+    _, _, model = written('mask-rcnn')
+    module = model.get_submodule(part)
+    module.__class__ = type('OwnHead', (type(module),), {method: None})
+    with pytest.raises(UserError, match='--boxes: OwnHead'):
+        ExportModule(model, boxes=True)
+
+
+def test_boxes_that_are_not_supported(written, export, tmp_path):
+    config, checkpoint, _ = written('retinanet')
+    call = config, checkpoint, tmp_path / 'model.onnx', '--boxes'
+    soft = '--cfg-options', 'model.test_cfg.nms.type=soft_nms'
+    assert 'soft_nms' in export(*call, *soft, fails=True)
+    assert 'whole detectors' in export(*call, '--part', 'backbone', fails=True)
+
+
 @pytest.mark.long
 @torch.no_grad()
 def test_retinanet_without_preprocessing(written, export, tmp_path, assert_near):
@@ -298,7 +378,7 @@ def test_a_file_for_images_of_one_channel(written_grey, export, tmp_path):
 
 def test_a_model_that_does_not_run_is_one_line(written, export, tmp_path, monkeypatch):
     """Such as one whose backbone says nothing of its channels, and has others than three."""
-    from mmlab_inline import export as engine
+    from mmlab_inline.export import program as engine
 
     config, checkpoint, _ = written('retinanet')
     monkeypatch.setattr(engine, 'image_channels', lambda model: 4)

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hooks import EarlyStoppingHook
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from mmlab_inline.datasets import write_dataset
 from mmlab_inline.datasets.checks import check_split
+from mmlab_inline.datasets.checks.settings import transforms
 from mmlab_inline.engine import check_data, drop_pretrained, load_config
 from mmlab_inline.engine.runner import CheckedRunner
 
@@ -109,6 +111,10 @@ def test_config_trains_a_step(data, run, task):
     assert Image.open('out/contact_sheet.png').width > 1000
     cfg = no_workers(load_config(f'out/{data[task].name}_{task}.py'))
     check_data(cfg, 'train', 'val', 'test')
+    if task == 'seg':  # for mmseg's own script
+        pipelines = cfg.tta_pipeline, cfg.test_dataloader.dataset.pipeline
+        scales = [next(transforms(pipeline, 'Resize'))['scale'] for pipeline in pipelines]
+        assert scales[0] == scales[1]
     # One picture's shapes may all be hidden from its split; nothing else is worth a word.
     for split in ('train', 'val', 'test'):
         assert not [f for f in check_split(cfg, split)[0] if f.severity != 'note']
@@ -125,6 +131,14 @@ def test_config_trains_a_step(data, run, task):
     moved = [n for n, w, o in zip(names, weights, old, strict=True) if not torch.equal(w, o)]
     assert any(name.startswith('backbone.') for name in moved)
     assert any('head' in name for name in moved)
+
+
+def test_programs_without_this_package_read_it(data, run, monkeypatch):
+    """Such as mmdet's own scripts: mmengine knows the configs of mm's packages alone."""
+    assert run('--task', 'det', '--data', data['det'])[0] == 0
+    monkeypatch.delitem(MODULE2PACKAGE, 'mmlab_inline')
+    cfg = Config.fromfile('work_dirs/own/pets_det/pets_det.py')
+    assert cfg.model.backbone.type == 'mmlab_inline.InLinePVT'
 
 
 def test_what_a_detection_config_says(data, run):

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pickle
+import re
 import runpy
 import signal
 import subprocess
@@ -99,6 +100,8 @@ def test_train_says_what_is_next(trained, folder):
     checkpoint = folder / 'work_dirs' / task / LAST[task]
     assert checkpoint.is_file()
     assert f'tools/test.py {DEMO[task]} {checkpoint}' in printed
+    # Both rules, by their rates.
+    assert re.search(r': \S+, linear in the images .* square root, \S+\)', printed)
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,7 @@ def share(text: str) -> float:
 
 def main() -> int:
     args = parse_args()
+    from mmlab_inline.inference import legend
     from mmlab_inline.own_data import (
         Options,
         choose_base,
@@ -181,12 +182,7 @@ def main() -> int:
             out / 'contact_sheet.png', data, args.task == 'seg', args.seed
         )
         if unwritten:
-            numbers = ', '.join(f'{number} {name}' for number, name in unwritten.items())
-            console.print(
-                'note: no font of this system has all letters of the class names; pictures show '
-                f'numbers in their place: {numbers}',
-                markup=False,
-            )
+            console.print(f'note: {legend(unwritten)}', markup=False)
         write_config(config, data, args.task, base, options)
         fatal = check(config, args.data, console)
         print_next_steps(config, args, console)

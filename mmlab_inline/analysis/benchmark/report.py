@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from ...utils import counted
 from .subjects import Subject
 from .timing import Row
 
@@ -164,7 +165,7 @@ def draw(subject: Subject, rows: Sequence[Row], machine: Mapping[str, object], p
 
 def describe(machine: Mapping[str, object]) -> str:
     """The machine in one line."""
-    processor = machine['gpu'] or f'{machine["cpu"]}, {machine["threads"]} threads'
+    processor = machine['gpu'] or f'{machine["cpu"]}, {counted(machine["threads"], "thread")}'
     return f'{processor}, {machine["precision"]}, torch {machine["torch"]}, {machine["date"]}'
 
 

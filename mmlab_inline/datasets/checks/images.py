@@ -14,7 +14,7 @@ from ...utils import one_line
 from .finding import Finding, first_fatal, recorder
 from .settings import transforms
 
-# Of files that Pillow and OpenCV read alike.
+# Of files that Pillow and OpenCV read alike; of an animation the first frame.
 IMAGE_SUFFIXES = (
     *('.apng', '.avif', '.bmp', '.gif', '.jfif', '.jp2', '.jpe', '.jpeg', '.jpg', '.mpo'),
     *('.pbm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff', '.webp'),

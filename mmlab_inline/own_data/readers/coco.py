@@ -162,26 +162,23 @@ def _read_pictures(
                 f'{what} is of image_id {item["image_id"]!r}, which the images do not have; '
                 f'{EXPORT}'
             )
-        box, mask = item.get('bbox'), item.get('segmentation')
-        if box:
-            box = [number(n, f'{what}: a number of its bbox', EXPORT) for n in box]
+        box = _numbers(item.get('bbox') or [], f'{what}: a number of its bbox')
+        mask = item.get('segmentation')
         if isinstance(mask, list):
-            mask = [
-                [number(n, f'{what}: a number of its polygon', EXPORT) for n in polygon]
-                for polygon in (mask if not mask or isinstance(mask[0], list) else [mask])
-            ]
+            polygons = mask if not mask or isinstance(mask[0], list) else [mask]
+            mask = [_numbers(polygon, f'{what}: a number of its polygon') for polygon in polygons]
         elif isinstance(mask, Mapping) and isinstance(mask['counts'], list):
-            lengths = {
-                key: [
-                    int(number(n, f'{what}: a number of its run lengths', EXPORT))
-                    for n in mask[key]
-                ]
+            mask = {
+                key: _numbers(mask[key], f'{what}: a number of its run lengths', int)
                 for key in ('size', 'counts')
             }
-            mask = {**mask, **lengths}
         crowd = item.get('iscrowd') or 0
         crowd = int(crowd is True or number(crowd, f'{what}: iscrowd', EXPORT))
         made = make_object(label, picture.size, box, mask, crowd)
         if made:
             picture.objects.append(made)
     return list(pictures.values())
+
+
+def _numbers(values: Iterable, what: str, kind: type = float) -> list:
+    return [kind(number(value, what, EXPORT)) for value in values]

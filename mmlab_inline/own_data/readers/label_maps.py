@@ -113,8 +113,7 @@ def draw_label_map(data: OwnData, picture: Picture) -> np.ndarray:
         pixels = pixels[..., 0]
     labels = np.full(pixels.shape, IGNORED, np.uint8)
     for value in np.unique(pixels).tolist():
-        key = (value >> 16, value >> 8 & 255, value & 255) if coloured else value
-        labels[pixels == value] = data.coding.get(key, IGNORED)
+        labels[pixels == value] = data.coding.get(_key(value, coloured), IGNORED)
     return labels
 
 
@@ -151,13 +150,7 @@ def _count(pixels: np.ndarray, without: int | None = None) -> Counter:
     coloured = pixels.ndim == 3
     values, counts = np.unique(_packed(pixels) if coloured else pixels, return_counts=True)
     found = zip(values.tolist(), counts.tolist(), strict=True)
-    return Counter(
-        {
-            (value >> 16, value >> 8 & 255, value & 255) if coloured else value: count
-            for value, count in found
-            if value != without
-        }
-    )
+    return Counter({_key(value, coloured): count for value, count in found if value != without})
 
 
 def _alike(counts: Mapping, coloured: bool) -> Counter:
@@ -172,6 +165,11 @@ def _alike(counts: Mapping, coloured: bool) -> Counter:
 
 def _packed(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def _key(value: int, packed: bool) -> int | tuple[int, int, int]:
+    """A value, or the colour that :func:`_packed` has made one of."""
+    return (value >> 16, value >> 8 & 255, value & 255) if packed else value
 
 
 def _region_sizes(labels: np.ndarray, classes: Sequence[str]) -> list[float]:

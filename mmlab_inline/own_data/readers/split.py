@@ -67,7 +67,7 @@ def arrange_splits(data: OwnData, share: float, seed: int = 0, anew: bool = Fals
             'two are needed, one to train and one to evaluate on'
         )
     data.splits = {'train': train, 'val': val, **tests}
-    return [*notes, f'split anew, seed {seed}: {len(val)} of {len(pictures)} pictures are held out']
+    return [*notes, f'split anew, seed {seed}: held out are {len(val)} of {len(pictures)} pictures']
 
 
 def split_pictures(

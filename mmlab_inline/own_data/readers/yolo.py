@@ -16,6 +16,7 @@ from .names import list_split, normal, path_parts
 _NAME_FILES = ('classes.txt', 'obj.names', 'classes.names')
 _DESCRIPTIONS = ('data.yaml', 'data.yml', 'dataset.yaml')
 _SLACK = 0.02  # rounding, of parts of the picture
+_FORMS = '"class x y width height" nor "class x1 y1 x2 y2 x3 y3 ..."'
 _EXPORT = 'export it again as YOLO detection or segmentation'
 
 
@@ -207,10 +208,7 @@ def _parse(path: Path) -> list[_Line]:
         except ValueError:
             numbers = []
         if not isinstance(label, int) or label < 0 or len(numbers) < 4:
-            raise UserError(
-                f'{place} is neither "class x y width height" nor "class x1 y1 x2 y2 x3 y3 ...", '
-                f'but {line.strip()[:60]!r}; {_EXPORT}'
-            )
+            raise UserError(f'{place} is neither {_FORMS}, but {line.strip()[:60]!r}; {_EXPORT}')
         beyond = [number for number in numbers if not abs(number) <= 2]  # nan too
         if beyond:
             raise UserError(
@@ -273,8 +271,7 @@ def _object(line: _Line, size: tuple[int, int], num_classes: int, pose: int) -> 
         return make_object(line.label, size, box)
     if len(numbers) < 6 or len(numbers) % 2:
         raise UserError(
-            f'{line.place} is neither "class x y width height" nor "class x1 y1 x2 y2 x3 y3 ...": '
-            f'{len(numbers)} numbers follow the class; {_EXPORT}'
+            f'{line.place} is neither {_FORMS}: {len(numbers)} numbers follow the class; {_EXPORT}'
         )
     xs = [x * width for x in numbers[::2]]
     ys = [y * height for y in numbers[1::2]]

@@ -1,4 +1,4 @@
-"""Models as ONNX files and as torch.export programs, each for any batch, height and width.
+"""A model as a graph for any batch, height and width, and the files that hold it.
 
 What would bake the example's size in is replaced first: adaptive pooling by matrix products,
 mmseg's Upsample by one that keeps integers. Attention, windows and position embeddings choose
@@ -8,7 +8,7 @@ forms without a branch on the size themselves while an export is traced.
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -19,10 +19,13 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import Tensor, nn
 
-from .choices import EXPORT_FORMATS
-from .engine.model import build_model, image_channels, load_weights
-from .utils import UserError, one_line
-from .version import __version__
+from ..choices import EXPORT_FORMATS
+from ..datasets.checks import innermost_datasets
+from ..datasets.checks.settings import transforms
+from ..engine.model import build_model, image_channels, load_weights
+from ..utils import UserError, one_line
+from ..version import __version__
+from .boxes import check_boxes, find_boxes
 
 # (B, H, W) of the example that is traced: several windows in every stage of InLine-Swin.
 EXAMPLE_SHAPE = (2, 480, 608)
@@ -93,6 +96,7 @@ class ExportModule(nn.Module):
         preprocess: Normalise and pad in the graph, as the model's data preprocessor does.
         label_map: Put out a segmentor's classes instead of logits.
         in_channels: Of the image.
+        boxes: Put out a detector's boxes, of one image, instead of maps.
 
     Raises:
         UserError: A kind of model that is not supported, or an option that does not fit it.
@@ -105,6 +109,7 @@ class ExportModule(nn.Module):
         preprocess: bool = True,
         label_map: bool = False,
         in_channels: int = 3,
+        boxes: bool = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -112,6 +117,11 @@ class ExportModule(nn.Module):
         self.label_map = label_map
         if label_map and (self.kind != 'segmentor' or model.decode_head.out_channels == 1):
             raise UserError('--label-map is for segmentors with a channel per class')
+        self.boxes = boxes
+        if boxes and self.kind not in ('two-stage', 'dense'):
+            raise UserError('--boxes is for whole detectors')
+        if boxes:
+            check_boxes(model, self.kind)
         processor = model.data_preprocessor
         # mmdet pads by one setting; mmseg, when it tests, by another.
         test_cfg = getattr(processor, 'test_cfg', None) or {}
@@ -139,7 +149,7 @@ class ExportModule(nn.Module):
             image: (B, C, H, W), in the channel order that the metadata tells; 0 to 255, or
                 normalised where ``preprocess`` is off.
         """
-        height, width = image.shape[2:]
+        whole, (height, width) = image, image.shape[2:]
         if self.preprocess:
             image = self._preprocess(image)
         if self.kind == 'backbone':
@@ -151,6 +161,8 @@ class ExportModule(nn.Module):
                 head(maps), image.shape[2:], mode='bilinear', align_corners=head.align_corners
             )[:, :, :height, :width]
             return {'labels': logits.argmax(1)} if self.label_map else {'logits': logits}
+        if self.boxes:
+            return find_boxes(self.model, self.kind, maps, whole)
         if self.kind == 'two-stage':
             classes, boxes = self.model.rpn_head(maps)
             return {
@@ -196,7 +208,12 @@ def check_packages(file_format: str) -> None:
 
 
 def build_export_module(
-    cfg: Config, checkpoint: str, part: str, preprocess: bool, label_map: bool
+    cfg: Config,
+    checkpoint: str,
+    part: str,
+    preprocess: bool,
+    label_map: bool,
+    boxes: bool = False,
 ) -> tuple[ExportModule, dict[str, str]]:
     """The module to export, with its weights, and what a user of the file must know.
 
@@ -210,7 +227,7 @@ def build_export_module(
     if not hasattr(model, 'backbone'):
         raise UserError(f'{type(model).__name__} is not supported: it has no backbone')
     channels = image_channels(cfg.model)
-    module = ExportModule(model, part, preprocess, label_map, channels)
+    module = ExportModule(model, part, preprocess, label_map, channels, boxes)
     try:
         with torch.no_grad():
             outputs = module.named_outputs(torch.zeros(1, channels, 64, 64))
@@ -226,7 +243,7 @@ def build_export_module(
     metadata = dict(
         producer=f'mmlab-inline {__version__}',
         kind=module.kind,
-        input=f'image: float32 (batch, {channels}, height, width)',
+        input=f'image: float32 ({"1" if boxes else "batch"}, {channels}, height, width)',
         channel_order='as loaded' if channels != 3 else 'RGB' if swaps_channels else 'BGR',
         values='0 to 255' if preprocess else '(0 to 255 - mean) / std',
         mean=getattr(processor, 'mean', torch.zeros(0)).flatten().tolist(),
@@ -234,10 +251,11 @@ def build_export_module(
         normalised_inside=preprocess,
         padded_inside_to_multiple_of=module.divisor,
         size_divisor=getattr(processor, 'pad_size_divisor', 1),
+        **_image_scale(cfg),
         outputs=list(outputs),
         classes=classes,
     )
-    head = {'two-stage': 'rpn_head', 'dense': 'bbox_head'}.get(module.kind)
+    head = None if boxes else {'two-stage': 'rpn_head', 'dense': 'bbox_head'}.get(module.kind)
     for key in ('anchor_generator', 'bbox_coder') if head else ():
         if key in cfg.model[head]:
             metadata[key] = cfg.model[head][key].to_dict()
@@ -257,13 +275,16 @@ def export_program(module: ExportModule) -> torch.export.ExportedProgram:
 
     batch, height, width = EXAMPLE_SHAPE
     dynamic = torch.export.Dim.DYNAMIC(min=1)
+    sizes = {0: dynamic, 2: dynamic, 3: dynamic}
+    if module.boxes:
+        batch = sizes[0] = 1
     try:
         # Sizes of the example are then no grounds to tell whether a size is one or a view fits.
         with torch.no_grad(), _config.patch(backed_size_oblivious=True):
             program = torch.export.export(
                 module,
                 (torch.zeros(batch, module.in_channels, height, width),),
-                dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},),
+                dynamic_shapes=(sizes,),
                 strict=False,
             )
     except Exception as error:
@@ -305,7 +326,8 @@ def save_onnx(
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)
     dims = model.graph.input[0].type.tensor_type.shape.dim
-    symbols = {dims[i].dim_param: name for i, name in ((0, 'batch'), (2, 'height'), (3, 'width'))}
+    places = (0, 'batch'), (2, 'height'), (3, 'width')
+    symbols = {dims[i].dim_param: name for i, name in places if dims[i].dim_param}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             for symbol, name in symbols.items():
@@ -338,16 +360,34 @@ def compare_export(
 
     Returns:
         For each (B, H, W) of :data:`CHECK_SHAPES` the largest difference of any output relative to
-        that output's largest magnitude; for label maps, the share of pixels that differ.
+        that output's largest magnitude; for label maps, the share of pixels that differ; for boxes,
+        the largest distance of one of them to the nearest of the other side, in box or score.
     """
     errors = {}
     generator = torch.Generator().manual_seed(0)
     for batch, height, width in CHECK_SHAPES:
+        batch = 1 if module.boxes else batch
         image = 255 * torch.rand(batch, module.in_channels, height, width, generator=generator)
         with torch.no_grad():
-            pairs = list(zip(run(image), module(image), strict=True))
-        errors[batch, height, width] = max(_difference(*pair) for pair in pairs)
+            actual, expected = run(image), module(image)
+        if module.boxes:
+            error = _difference_of_found(actual, expected, max(height, width))
+        else:
+            error = max(map(_difference, actual, expected))
+        errors[batch, height, width] = error
     return errors
+
+
+def _difference_of_found(actual: Sequence[Tensor], expected: Sequence[Tensor], side: int) -> float:
+    """In whatever order they are: boxes as parts of the image's side, scores, labels."""
+    tables = [
+        torch.cat([boxes / side, scores[:, None], labels[:, None]], 1)
+        for boxes, scores, labels in (actual, expected)
+    ]
+    if not all(map(len, tables)):
+        return math.inf if any(map(len, tables)) else 0.0
+    distances = torch.cdist(*tables, p=math.inf)
+    return max(distances.amin(side).max().item() for side in (0, 1))
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:
@@ -389,6 +429,21 @@ def _replacement(module: nn.Module) -> nn.Module | None:
 
 def _numbered(name: str, maps: tuple[Tensor, ...] | list[Tensor]) -> dict[str, Tensor]:
     return {f'{name}{index}': x for index, x in enumerate(maps)}
+
+
+def _image_scale(cfg: Config) -> dict[str, object]:
+    """To what size the test pipeline resizes an image; nothing where it leaves images as they are.
+
+    ``image_scale`` is (width, height) in pixels; with ``keep_ratio`` its longer side bounds that of
+    the image, its shorter side that of the image, whichever is less.
+    """
+    for dataset in innermost_datasets((cfg.get('test_dataloader') or {}).get('dataset')):
+        for step in transforms(dataset.get('pipeline') or [], 'Resize'):
+            if step.get('scale'):
+                scale = step['scale']
+                scale = [scale, scale] if isinstance(scale, int) else list(scale)
+                return dict(image_scale=scale, keep_ratio=bool(step.get('keep_ratio')))
+    return {}
 
 
 def _class_names(cfg: Config, meta: Mapping) -> list[str]:
