@@ -70,7 +70,10 @@ SYMPTOMS = (
     (r'MMCV==.* is used but incompatible', "{pip} 'mmcv-lite>=2.1,<2.2', or the onedl family"),
 )
 
-# Imports may print: stdout goes to stderr, the results to what was stdout.
+UNKNOWN = 'see "When something goes wrong" in docs/install.md'
+
+# Imports may print: stdout goes to stderr, the results to what was stdout. After a failure the rest
+# is for another process, because halves of libraries stay and what meets them says something else.
 PROBE = """
 import importlib, json, os, sys
 out = os.fdopen(os.dup(1), 'w')
@@ -103,6 +106,8 @@ for name in sys.argv[1:]:
         text = ' '.join(str(error).split()).removesuffix('; python -m mmlab_inline says what to do')
         found = {'error': type(error).__name__ + (': ' + text[:500] if text else '')}
     print(json.dumps([name, found]), file=out, flush=True)
+    if 'error' in found:
+        break
 os._exit(0)  # libraries that loaded half may fail to unload
 """
 
@@ -207,7 +212,7 @@ def remedy_for(missing: Sequence[str], python: str, family: str) -> str:
 
 
 def probe_modules(names: Sequence[str] = PROBED, timeout: float = 300) -> dict[str, dict]:
-    """Imports modules one after another in another process, and in a new one after a crash.
+    """Imports modules one after another in another process, and in a new one after a failure.
 
     Args:
         names: Modules.
@@ -217,8 +222,7 @@ def probe_modules(names: Sequence[str] = PROBED, timeout: float = 300) -> dict[s
         For each module ``version``, or ``error`` in one line; more about torch and mmcv's ops.
     """
     found: dict[str, dict] = {}
-    while len(found) < len(names):
-        rest = [name for name in names if name not in found]
+    while rest := [name for name in names if name not in found]:
         try:
             done = subprocess.run(
                 [sys.executable, '-c', PROBE, *rest],
@@ -227,13 +231,14 @@ def probe_modules(names: Sequence[str] = PROBED, timeout: float = 300) -> dict[s
                 stderr=subprocess.DEVNULL,
                 timeout=timeout,
             )
-            output, end = done.stdout, f'the import ends Python with status {done.returncode}'
+            output = done.stdout
+            end = '' if output else f'the import ends Python with status {done.returncode}'
         except subprocess.TimeoutExpired as error:
             output, end = error.stdout or b'', f'the import takes longer than {timeout:.0f} s'
         for line in output.decode(errors='replace').splitlines():
             name, facts = json.loads(line)
             found[name] = facts
-        if any(name not in found for name in rest):
+        if end:
             found[next(name for name in rest if name not in found)] = {'error': end}
     return found
 
@@ -327,8 +332,10 @@ def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator
         missing = re.search(r"No module named '([^']+)'", error)
         if name in OPTIONAL and missing:
             continue
-        seen.add(error)  # what fails for the reason of another is said once
         remedy = _remedy(error, missing and missing[1], python, installed)
+        if remedy in seen:
+            continue
+        seen |= {error, remedy} - {UNKNOWN}  # what another's remedy mends is said once
         yield f'{name} does not import: {error}; {remedy}'
 
 
@@ -342,7 +349,7 @@ def _remedy(error: str, missing: str | None, python: str, installed: dict[str, s
                 own=remedy_for(['mmlab_inline'], python, family),
             )
     if not missing:
-        return 'see "When something goes wrong" in docs/install.md'
+        return UNKNOWN
     top, torn, _ = missing.partition('.')
     there = [name for name in FAMILIES[family].get(top, (top,)) if name in installed]
     if top == 'mmcv' and (torn or there):

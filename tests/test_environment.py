@@ -113,6 +113,22 @@ def test_modules_that_end_python_hang_or_print(tmp_path, monkeypatch):
     }
 
 
+def test_a_library_that_failed_is_the_same_to_all_who_import_it(tmp_path, monkeypatch):
+    """Its first failure leaves parts behind, and a second one in that process is another."""
+    half = 'import sys; again = "half.part" in sys.modules; import half.part; '
+    modules = {
+        'half/__init__.py': half + 'raise RuntimeError("no half.part" if again else "the cause")',
+        'half/part.py': '',
+        'user.py': 'import half',
+    }
+    write_modules(tmp_path, modules)
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    found = environment.probe_modules(('half', 'user', 'absent', 'json'))
+    assert found['half'] == found['user'] == {'error': 'RuntimeError: the cause'}
+    assert found['absent'] == {'error': "ModuleNotFoundError: No module named 'absent'"}
+    assert found['json'] == {'version': '2.0.9'}
+
+
 def problems_of(installed=None, **errors):
     facts = {name: {'error': error} for name, error in errors.items()}
     return list(environment.find_problems(facts, installed or {}))
@@ -241,6 +257,17 @@ def test_half_installed_libraries(installed, module, missing, remedy):
 def test_one_cause_is_one_problem():
     error = "ModuleNotFoundError: No module named 'torch'"
     assert len(problems_of(torch=error, timm=error, mmengine=error)) == 1
+
+
+def test_what_one_command_mends_is_one_problem():
+    errors = {
+        'torchvision': 'RuntimeError: operator torchvision::nms does not exist',
+        'timm': 'ImportError: libc10.so: no such file',
+        'mmcv.ops': 'ImportError: mmcv.ops needs the torchvision that belongs to torch 2 (no nms)',
+        'mmdet': 'AttributeError: unheard of',
+    }
+    problems = problems_of(**errors)
+    assert [problem.split()[0] for problem in problems] == ['torchvision', 'timm', 'mmdet']
 
 
 def test_symptoms_are_documented():

@@ -168,6 +168,22 @@ def test_an_environment_that_was_interrupted_or_is_of_another_python_is_made_ane
     assert not env.has_this_python(family)
 
 
+def test_an_environment_may_be_made_anew_by_its_own_python(env, family, monkeypatch):
+    def step(family, title, command, remedy):
+        commands.append(command)
+        raise env.SetupError('stop')
+
+    commands = []
+    (family.venv / 'bin').mkdir(parents=True)
+    monkeypatch.setattr(env, 'check_disk', lambda: None)
+    monkeypatch.setattr(env, 'step', step)
+    monkeypatch.setattr(env.sys, 'executable', str(family.python))
+    with pytest.raises(env.SetupError, match='stop'):
+        env.install(family)
+    assert commands == [[sys._base_executable, '-m', 'venv', str(family.venv)]]
+    assert not list(family.venv.iterdir())
+
+
 def test_an_environment_stands_while_its_stamp_is_of_the_pins(env, family):
     stamp = family.venv / 'setup.stamp'
     (family.venv / 'bin').mkdir(parents=True)

@@ -188,10 +188,11 @@ def install(family: Family) -> None:
     if not keep:
         for entry in family.venv.iterdir():
             (shutil.rmtree if entry.is_dir() and not entry.is_symlink() else os.unlink)(entry)
+        base = sys._base_executable  # not the environment's own, which is gone
         step(
             family,
-            f'making {family.folder} with Python {VERSION} ({sys.executable})',
-            [sys.executable, '-m', 'venv', str(family.venv)],
+            f'making {family.folder} with Python {VERSION} ({base})',
+            [base, '-m', 'venv', str(family.venv)],
             f'apt-get install python{VERSION}-venv',
         )
     # Python compiles what is imported when it is imported: a small part of all that is installed.
