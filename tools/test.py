@@ -53,11 +53,7 @@ def main() -> None:
     from mmlab_inline.engine.runner import CheckedRunner
     from mmlab_inline.inference import enable_tta
     from mmlab_inline.report import EVALUATED
-<<<<<<< HEAD
-    from mmlab_inline.runs import enable_amp, work_dir_of_test
-=======
-    from mmlab_inline.runs import check_leftovers, work_dir_of_test
->>>>>>> faults
+    from mmlab_inline.runs import check_leftovers, enable_amp, work_dir_of_test
 
     use_safe_loading()
     keep_freed_memory()

@@ -86,11 +86,7 @@ def main() -> None:
         use_safe_loading,
     )
     from mmlab_inline.engine.runner import CheckedRunner
-<<<<<<< HEAD
-    from mmlab_inline.runs import enable_amp, work_dir_of_training
-=======
-    from mmlab_inline.runs import check_leftovers, work_dir_of_training
->>>>>>> faults
+    from mmlab_inline.runs import check_leftovers, enable_amp, work_dir_of_training
 
     use_safe_loading()
     keep_freed_memory()

@@ -1,12 +1,7 @@
-<<<<<<< HEAD
-"""What stands around a run: its folder, screen, metrics and precision."""
-
-from .amp import amp_dtype, check_amp, confine_autocast, describe_amp, enable_amp, replaced
-=======
 """What stands around a run: its folder, what a person sees of it, its settings and metrics."""
 
+from .amp import amp_dtype, check_amp, confine_autocast, describe_amp, enable_amp, replaced
 from .leftovers import check_leftovers
->>>>>>> faults
 from .loaders import without_contradictions
 from .metrics import check_metric_names, metric_names, prepare_metrics
 from .screen import ProgressHook, import_quietly, silenced, tidy_screen
@@ -22,12 +17,9 @@ __all__ = [
     'INTERRUPTED',
     'LAST_CHECKPOINT',
     'ProgressHook',
-<<<<<<< HEAD
     'amp_dtype',
     'check_amp',
-=======
     'check_leftovers',
->>>>>>> faults
     'check_metric_names',
     'confine_autocast',
     'describe_amp',

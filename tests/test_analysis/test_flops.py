@@ -194,39 +194,6 @@ def test_published_swin_classifiers_of_other_attentions(attention):
         assert params / 1e6 == pytest.approx(target, abs=6e-4)
 
 
-AGENT_GRIDS = ((12, 12), (16, 16), (28, 28), (28, 28))
-DENSE_AGENTS = [dict(type='agent', agent_grid=grid) for grid in AGENT_GRIDS]
-
-
-# Those of agents are published; those of 'focused' are its formula's, as the published ones fit no
-# network of its authors.
-@pytest.mark.parametrize(
-    ('attention', 'size', 'segmentor', 'detector'),
-    [
-        (DENSE_AGENTS, 't', 147, 230),
-        (DENSE_AGENTS, 's', 211, 293),
-        (DENSE_AGENTS, 'm', 321, 400),
-        (DENSE_AGENTS, 'l', 434, 510),
-        ('focused', 't', 128.3, 212.3),
-        pytest.param('focused', 's', 169.9, 252.9, marks=pytest.mark.long),
-        pytest.param('focused', 'm', 232.7, 314.2, marks=pytest.mark.long),
-        ('focused', 'l', 302.6, 382.5),
-    ],
-    ids=lambda value: 'agent' if value is DENSE_AGENTS else str(value),
-)
-def test_dense_models_with_other_attentions(attention, size, segmentor, detector):
-    for path, target in (
-        (
-            f'segmentation/inline_pvt/sem-fpn_inline-pvt-{size}_8xb2-40k_ade20k-512x512.py',
-            segmentor,
-        ),
-        (f'detection/inline_pvt/mask-rcnn_inline-pvt-{size}_fpn_1x_coco.py', detector),
-    ):
-        cfg = load_config(str(CONFIGS / path))
-        cfg.model.backbone.attention = attention
-        assert count_config(cfg)[''].flops / 1e9 == within_rounding(target)
-
-
 @pytest.mark.parametrize(
     ('attention', 'targets'),
     [
