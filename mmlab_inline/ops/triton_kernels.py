@@ -60,7 +60,8 @@ def token_mean_and_gram(x: Tensor) -> tuple[Tensor, Tensor]:
         Mean (B, 1, C) and ``(x - mean)^T (x - mean) / N`` (B, C, C), both in float32.
     """
     exact = x.dtype is torch.float32 and not torch.is_autocast_enabled(x.device.type)
-    return _token_mean_and_gram(x, 'tf32x3' if exact else 'tf32')
+    run = _token_mean_and_gram if _is_traced(x) else _Moments.apply
+    return run(x, 'tf32x3' if exact else 'tf32')
 
 
 def project_and_local_residual(
@@ -86,16 +87,30 @@ def project_and_local_residual(
     Returns:
         (B, N, C) in the dtype of ``x``; sums are float32 inside.
     """
-    return _project_and_local_residual(x, v, matrix, bias, kernel, hw_shape)
+    run = _project_and_local_residual if _is_traced(x) else _Project.apply
+    return run(x, v, matrix, bias, kernel, hw_shape)
 
 
-# The operators: opaque to torch.compile, which therefore needs no graph break.
+def _is_traced(x: Tensor) -> bool:
+    """Whether what runs is looked at, rather than run: then operators, which hide the launches.
+
+    Called for its result alone an operator costs as much time as its launch, several times over.
+    """
+    return torch.compiler.is_compiling() or type(x) is not Tensor
 
 
-@torch.library.custom_op('mmlab_inline::token_mean_and_gram', mutates_args=())
-def _token_mean_and_gram(x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+# The operators: opaque to torch.compile, which therefore needs no graph break. Each has the
+# function that it launches by beside it, and for eager mode an autograd.Function.
+
+
+def _run_moments(x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
     partial, pivot = _launch_moments(x, x, precision, centred=True)
     return _launch_finish(partial, pivot, x.shape[1])
+
+
+_token_mean_and_gram = torch.library.custom_op(
+    'mmlab_inline::token_mean_and_gram', _run_moments, mutates_args=()
+)
 
 
 @_token_mean_and_gram.register_fake
@@ -121,7 +136,8 @@ def _moments_backward(ctx, grad_mean: Tensor, grad_gram: Tensor) -> tuple[Tensor
     # A product of x instead of x - mean, corrected afterwards, would be a plain matrix product,
     # but loses as many digits as the mean has above the spread.
     symmetric = (grad_gram + grad_gram.transpose(1, 2)) / num_tokens
-    return _centred_product(x, mean, symmetric, grad_mean / num_tokens, ctx.precision), None
+    run = _centred_product if _is_traced(grad_gram) else _run_centred_product
+    return run(x, mean, symmetric, grad_mean / num_tokens, ctx.precision), None
 
 
 def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,12 +150,22 @@ def _plain_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 _token_mean_and_gram.register_autograd(_moments_backward, setup_context=_save_for_moments)
 
 
-@torch.library.custom_op('mmlab_inline::centred_product', mutates_args=())
-def _centred_product(
+class _Moments(torch.autograd.Function):
+    forward = staticmethod(_run_moments)
+    setup_context = staticmethod(_save_for_moments)
+    backward = staticmethod(_moments_backward)
+
+
+def _run_centred_product(
     x: Tensor, mean: Tensor, matrix: Tensor, bias: Tensor, precision: str
 ) -> Tensor:
     """``(x - mean) @ matrix + bias`` in the dtype of ``x``, rounded only at the end."""
     return _launch_project(x, matrix, bias, precision, mean=mean)
+
+
+_centred_product = torch.library.custom_op(
+    'mmlab_inline::centred_product', _run_centred_product, mutates_args=()
+)
 
 
 @_centred_product.register_fake
@@ -147,11 +173,15 @@ def _(x: Tensor, mean: Tensor, matrix: Tensor, bias: Tensor, precision: str) -> 
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op('mmlab_inline::project_and_local_residual', mutates_args=())
-def _project_and_local_residual(
+def _run_project(
     x: Tensor, v: Tensor, matrix: Tensor, bias: Tensor, kernel: Tensor, hw_shape: Sequence[int]
 ) -> Tensor:
     return _launch_project(x, matrix, bias, 'tf32x3', v=v, kernel=kernel, hw_shape=hw_shape)
+
+
+_project_and_local_residual = torch.library.custom_op(
+    'mmlab_inline::project_and_local_residual', _run_project, mutates_args=()
+)
 
 
 @_project_and_local_residual.register_fake
@@ -175,8 +205,10 @@ def _project_backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
     grad_x = grad @ matrix.to(grad.dtype).transpose(1, 2)
     # Few numbers from very many tokens: a batched library product would keep a few multiprocessors
     # busy and leave the others idle.
-    grad_matrix = _cross_moment(x, grad).to(matrix.dtype)
-    grad_v, sums = _local_residual_backward(grad, v, kernel, ctx.hw_shape)
+    traced = _is_traced(grad)
+    grad_matrix = (_cross_moment if traced else _run_cross_moment)(x, grad).to(matrix.dtype)
+    differentiate = _local_residual_backward if traced else _run_local_residual_backward
+    grad_v, sums = differentiate(grad, v, kernel, ctx.hw_shape)
     grad_kernel = sums[:, :9].transpose(1, 2).unflatten(2, (3, 3)).to(kernel.dtype)
     return grad_x, grad_v, grad_matrix, sums[:, 9:].to(bias.dtype), grad_kernel, None
 
@@ -192,11 +224,21 @@ def _plain_project(
 _project_and_local_residual.register_autograd(_project_backward, setup_context=_save_for_project)
 
 
-@torch.library.custom_op('mmlab_inline::cross_moment', mutates_args=())
-def _cross_moment(a: Tensor, b: Tensor) -> Tensor:
+class _Project(torch.autograd.Function):
+    forward = staticmethod(_run_project)
+    setup_context = staticmethod(_save_for_project)
+    backward = staticmethod(_project_backward)
+
+
+def _run_cross_moment(a: Tensor, b: Tensor) -> Tensor:
     """``a^T b``, (B, C, C) in float32."""
     partial, _ = _launch_moments(a, b, 'tf32x3', centred=False)
     return partial.sum(1)
+
+
+_cross_moment = torch.library.custom_op(
+    'mmlab_inline::cross_moment', _run_cross_moment, mutates_args=()
+)
 
 
 @_cross_moment.register_fake
@@ -204,8 +246,7 @@ def _(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], a.shape[2], b.shape[2], dtype=torch.float32)
 
 
-@torch.library.custom_op('mmlab_inline::local_residual_backward', mutates_args=())
-def _local_residual_backward(
+def _run_local_residual_backward(
     grad: Tensor, v: Tensor, kernel: Tensor, hw_shape: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Gradient of ``v``; and that of each tap and of a bias, (B, 10, C) in float32."""
@@ -231,6 +272,11 @@ def _local_residual_backward(
             num_warps=8,
         )
     return grad_v, partial.sum(1)
+
+
+_local_residual_backward = torch.library.custom_op(
+    'mmlab_inline::local_residual_backward', _run_local_residual_backward, mutates_args=()
+)
 
 
 @_local_residual_backward.register_fake
