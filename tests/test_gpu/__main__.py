@@ -57,6 +57,8 @@ def main() -> int:
     codes = []
     for marker, jobs in (('not figures and not long', options.jobs), ('figures', '0')):
         command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *ON_CARD]
+        # Of the CPU, in Triton's interpreter.
+        command += ['--deselect', f'{ON_CARD[1]}::test_in_interpreter']
         command += ['-m', marker, '-n', jobs, '-k', options.keyword, '--durations', '8', '-rfE']
         codes.append(run(command, environment, deadline))
     print(machine(torch, options.device))

@@ -13,7 +13,7 @@ def boxes(count: int) -> Tensor:
 
 
 def with_gradients(op, device: str, dtype: torch.dtype, *tensors: Tensor) -> list[Tensor]:
-    leaves = [tensor.to(device, dtype).requires_grad_() for tensor in tensors]
+    leaves = [tensor.to(device, dtype, copy=True).requires_grad_() for tensor in tensors]
     result = op(*leaves)
     cotangent = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).view(result.shape)
     result.backward(cotangent.to(result))

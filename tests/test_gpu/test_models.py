@@ -78,7 +78,7 @@ def test_step_and_prediction(family, amp, device, on_card, tmp_path, record):
     if on_card:
         torch.cuda.reset_peak_memory_stats()
     losses = []
-    for _ in range(3):
+    for _ in range(3 if not amp else 8):  # loss scaling skips the first steps, which overflow
         torch.manual_seed(0)
         losses.append(model.train_step(batch, wrapper)['loss'].item())
     peak = torch.cuda.max_memory_allocated() / 2**20 if on_card else 0
@@ -86,11 +86,11 @@ def test_step_and_prediction(family, amp, device, on_card, tmp_path, record):
     with torch.no_grad():
         predicted = model.test_step(make(1, size, num_classes(model_cfg)))
     record(
-        'Model families: three training steps and a prediction, 2 images',
+        'Model families: training steps and a prediction, 2 images',
         family=family,
         precision='amp' if amp else 'float32',
         size='x'.join(map(str, size)),
-        losses=' '.join(f'{loss:.3f}' for loss in losses),
+        losses=f'{losses[0]:.3f} to {losses[-1]:.3f}',
         **{'peak MiB': f'{peak:.0f}'},
     )
     assert all(0 < loss < float('inf') for loss in losses)

@@ -211,7 +211,7 @@ def test_any_layout(kernels, assert_near):
 @on_device
 @never_plain
 @pytest.mark.parametrize('autocast', [True, False])
-def test_compiles_without_graph_break(autocast, kernels, not_tried_yet):
+def test_compiles_without_graph_break(autocast, kernels, not_tried_yet, assert_near):
     def attend(*args: object) -> Tensor:
         with torch.autocast(DEVICE, torch.float16, enabled=autocast):
             return inline_attention_fused(*args)
@@ -223,8 +223,9 @@ def test_compiles_without_graph_break(autocast, kernels, not_tried_yet):
         function: run(function, inputs, (5, 7), 3, dtype=torch.float32)
         for function in (compiled, attend)
     }
-    for name, expected in results[attend].items():
-        assert torch.equal(results[compiled][name], expected), name
+    for name in set(NAMES) - {'bk'} | {'value'}:  # on a GPU the order of sums differs
+        tolerance = TOLERANCES[torch.float16 if autocast else torch.float32]
+        assert_near(results[compiled][name], results[attend][name], tolerance, name)
 
 
 @on_device
