@@ -152,6 +152,9 @@ def roi_align_backward(
 ) -> None:
     """Gradient of :func:`roi_align_forward` with respect to the maps."""
     grad_output = _widen(grad_output)
+    if torch.are_deterministic_algorithms_enabled():
+        grad_output = grad_output.cpu()  # a GPU adds up in any order
+        rois = rois.cpu()
     result = _ops._roi_align_backward(
         grad_output,
         rois.to(grad_output.dtype),

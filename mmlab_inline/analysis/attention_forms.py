@@ -26,7 +26,7 @@ def _form(device: str) -> str:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         if triton_is_available(tokens):
-            return 'fused (Triton kernels)'
+            return 'fused (Triton kernels) on large maps'
     if runs_eagerly_on_cpu(tokens):
         return 'banded'
     return '; '.join(['fast (plain PyTorch)', *(str(warning.message) for warning in said)])

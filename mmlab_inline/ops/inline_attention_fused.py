@@ -49,7 +49,7 @@ def inline_attention_fused(
     if gram is None:
         gram = token_mean_and_gram(x)[1]
     local_kernel = local_kernel.to(_kernel_dtype(x))
-    x = x.to(_product_dtype(x))  # once for both products
+    x = x.to(product_dtype(x))  # once for both products
     v = F.linear(x, params.weights[2], params.biases[2])
     with without_autocast(x):
         matrix, bias = fold_projections(gram, x_mean, params)
@@ -78,14 +78,14 @@ def triton_is_available(x: Tensor) -> bool:
     return _switched_on_and_working(
         x.device,
         x.dtype,
-        _product_dtype(x),
+        product_dtype(x),
         _kernel_dtype(x),
         x.shape[2],
         torch.is_grad_enabled(),
     )
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
+def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype of a matrix product with ``x`` as things stand: autocast's, or its own."""
     if torch.is_autocast_enabled(x.device.type):
         return torch.get_autocast_dtype(x.device.type)

@@ -26,7 +26,7 @@ every run gives the same result. All sums and statistics are float32. Offsets wi
 32 bits: N * C must stay below 2^31.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -60,7 +60,7 @@ def token_mean_and_gram(x: Tensor) -> tuple[Tensor, Tensor]:
         Mean (B, 1, C) and ``(x - mean)^T (x - mean) / N`` (B, C, C), both in float32.
     """
     exact = x.dtype is torch.float32 and not torch.is_autocast_enabled(x.device.type)
-    run = _token_mean_and_gram if _is_traced(x) else _Moments.apply
+    run = _form_of(_token_mean_and_gram, _run_moments, _Moments.apply, x)
     return run(x, 'tf32x3' if exact else 'tf32')
 
 
@@ -87,15 +87,22 @@ def project_and_local_residual(
     Returns:
         (B, N, C) in the dtype of ``x``; sums are float32 inside.
     """
-    run = _project_and_local_residual if _is_traced(x) else _Project.apply
-    return run(x, v, matrix, bias, kernel, hw_shape)
+    tensors = x, v, matrix, bias, kernel
+    run = _form_of(_project_and_local_residual, _run_project, _Project.apply, *tensors)
+    return run(*tensors, hw_shape)
+
+
+def _form_of(operator: Callable, run: Callable, differentiable: Callable, *tensors: Tensor):
+    """The cheapest of three ways to the same launches, whose calls cost more than they do."""
+    if _is_traced(tensors[0]):
+        return operator
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return differentiable
+    return run
 
 
 def _is_traced(x: Tensor) -> bool:
-    """Whether what runs is looked at, rather than run: then operators, which hide the launches.
-
-    Called for its result alone an operator costs as much time as its launch, several times over.
-    """
+    """Whether the operations are looked at, so that the launches must hide in an operator."""
     return torch.compiler.is_compiling() or type(x) is not Tensor
 
 
@@ -151,8 +158,12 @@ _token_mean_and_gram.register_autograd(_moments_backward, setup_context=_save_fo
 
 
 class _Moments(torch.autograd.Function):
-    forward = staticmethod(_run_moments)
-    setup_context = staticmethod(_save_for_moments)
+    @staticmethod
+    def forward(ctx, x: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+        output = _run_moments(x, precision)
+        _save_for_moments(ctx, (x, precision), output)
+        return output
+
     backward = staticmethod(_moments_backward)
 
 
@@ -225,8 +236,12 @@ _project_and_local_residual.register_autograd(_project_backward, setup_context=_
 
 
 class _Project(torch.autograd.Function):
-    forward = staticmethod(_run_project)
-    setup_context = staticmethod(_save_for_project)
+    @staticmethod
+    def forward(ctx, *inputs: object) -> Tensor:
+        output = _run_project(*inputs)
+        _save_for_project(ctx, inputs, output)
+        return output
+
     backward = staticmethod(_project_backward)
 
 

@@ -34,7 +34,7 @@ def test_each_gpu_has_its_own(two_gpus, monkeypatch):
     monkeypatch.setattr(torch, 'zeros', tokens)
     assert attention_forms.forms_by_device() == {
         'cpu': 'banded',
-        'cuda:0 H000': 'fused (Triton kernels)',
+        'cuda:0 H000': 'fused (Triton kernels) on large maps',
         'cuda:1 H100': 'fast (plain PyTorch); no compiler',
     }
 

@@ -47,6 +47,7 @@ def use_kernels(monkeypatch) -> Callable[[], None]:
     """Has the Triton kernels taken for available, wherever the tensors are."""
 
     def use() -> None:
+        monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')  # on small maps, too
         for module in (fused, dispatch):
             monkeypatch.setattr(module, 'triton_is_available', lambda x: x.dtype in fused._DTYPES)
 
@@ -182,8 +183,9 @@ def test_launches_of_a_module(dtype, forward, both, count_launches, use_kernels)
     ],
 )
 def test_launches_of_a_backbone(
-    arch, form, dtype, most, count_launches, use_kernels, no_random_init
+    arch, form, dtype, most, count_launches, use_kernels, no_random_init, monkeypatch
 ):
+    monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')
     if form == 'kernels':
         if not fused._INSTALLED:
             pytest.skip('needs triton and torch 2.7')
@@ -192,3 +194,22 @@ def test_launches_of_a_backbone(
         model: nn.Module = getattr(backbones, arch)('tiny').eval()
         image = torch.rand(1, 3, 800, 1280)
         assert count_launches(lambda: model(image)) <= most
+
+
+@pytest.mark.parametrize(
+    ('shape', 'dtype', 'kernels', 'fast'),
+    [
+        ((2, 64000, 64), None, True, True),
+        ((2, 64000, 64), None, False, True),
+        ((2, 3000, 64), None, True, False),
+        ((2, 64000, 64), torch.bfloat16, True, False),
+        ((2, 128000, 64), torch.bfloat16, True, True),
+        ((2, 128000, 64), torch.bfloat16, False, False),
+    ],
+)
+def test_small_maps_take_the_form_of_fewer_launches(shape, dtype, kernels, fast, monkeypatch):
+    with FakeTensorMode(), autocast('cuda', dtype):
+        x = torch.empty(shape, device='cuda')
+        assert dispatch.fast_form_is_worth_its_launches(x, kernels) is fast
+        monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')
+        assert dispatch.fast_form_is_worth_its_launches(x, kernels) is (dtype is None or kernels)

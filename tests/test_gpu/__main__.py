@@ -46,7 +46,9 @@ def main() -> int:
         return 2
     OUT.mkdir(parents=True, exist_ok=True)
     rows = (OUT / 'rows.jsonl').absolute()
+    failed = Path(f'{rows}.failed')
     rows.write_text('')
+    failed.write_text('')
     environment = {
         **os.environ,
         'MMLAB_INLINE_TEST_GPU': options.device,
@@ -61,6 +63,7 @@ def main() -> int:
         command += ['--deselect', f'{ON_CARD[1]}::test_in_interpreter']
         command += ['-m', marker, '-n', jobs, '-k', options.keyword, '--durations', '8', '-rfE']
         codes.append(run(command, environment, deadline))
+    print(failed.read_text() if 124 in codes else '', end='')
     print(machine(torch, options.device))
     print_tables([json.loads(line) for line in rows.read_text().splitlines()])
     # 5: a keyword chose none of a part.

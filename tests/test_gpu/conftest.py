@@ -17,6 +17,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip('the time is over')
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """Why a test failed is said at once: the run may be stopped before pytest sums up."""
+    report = yield
+    if report.failed:
+        with open(
+            os.environ.get('MMLAB_INLINE_TEST_GPU_ROWS', os.devnull) + '.failed', 'a'
+        ) as file:
+            file.write(f'{item.nodeid}\n{report.longreprtext}\n\n')
+    return report
+
+
 @pytest.fixture(scope='session')
 def device() -> str:
     """``'cuda'``, or ``'cpu'`` in a rehearsal."""

@@ -102,8 +102,9 @@ def run(model, device, precision, images, cotangents) -> list[Tensor]:
 @pytest.mark.parametrize('with_grad', [True, False])
 @pytest.mark.parametrize('channels', [64, 96, 320, 512, 1024, 20, 18])
 @precisions
-def test_kernels_are_in_use(precision, channels, with_grad, device, on_card):
+def test_kernels_are_in_use(precision, channels, with_grad, device, on_card, monkeypatch):
     """And nothing is compiled once that is known."""
+    monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')
     mixer = build_attention('inline', channels, 2, grid=(8, 8)).to(device)
     x = torch.randn(2, 64 * 64, channels, device=device)
     compiled = []
@@ -149,7 +150,8 @@ def test_backbone(
 
 @pytest.mark.parametrize('kind', ['channels-last', 'with_cp', 'frozen', 'softmax'])
 @backbones
-def test_backbone_in_other_ways(name, kind, device, on_card, build, reference):
+def test_backbone_in_other_ways(name, kind, device, on_card, build, reference, monkeypatch):
+    monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')
     settings = {
         'with_cp': {'with_cp': True},
         'frozen': {'frozen_stages': 1},
@@ -185,7 +187,8 @@ def test_loss_scaling(name, device, build):
 
 @precisions
 @pytest.mark.parametrize('attention', list_attentions())
-def test_every_attention(attention, precision, device, record, randomised):
+def test_every_attention(attention, precision, device, record, randomised, monkeypatch):
+    monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')
     torch.manual_seed(0)
     mixer = randomised(build_attention(attention, 64, 2, grid=(14, 14))).eval()
     exact = copy.deepcopy(mixer).double()
@@ -275,8 +278,9 @@ def test_same_bits_twice(name, device, build):
 
 
 @backbones
-def test_cuda_graph(name, on_card, build):
+def test_cuda_graph(name, on_card, build, monkeypatch):
     """What a graph holds lives on, whatever the network does in between."""
+    monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')
     if not on_card:
         pytest.skip('needs a GPU')
     model = build(name).cuda()
@@ -327,7 +331,11 @@ def test_first_call_inside_a_capture(on_card, tmp_path):
     """Fails loudly or works; the next call runs the kernels."""
     if not on_card:
         pytest.skip('needs a GPU')
-    environment = {**os.environ, 'TRITON_CACHE_DIR': str(tmp_path)}
+    environment = {
+        **os.environ,
+        'TRITON_CACHE_DIR': str(tmp_path),
+        'MMLAB_INLINE_TRITON': '1',
+    }
     done = subprocess.run(
         [sys.executable, '-c', COLD], env=environment, capture_output=True, text=True, timeout=120
     )
