@@ -126,10 +126,10 @@ def test_memory_heeds_the_limit_of_a_container(env, tmp_path):
 @pytest.mark.parametrize(
     ('disks', 'free', 'said'),
     [
-        ([1, 1], [9.0, 9.0], None),
-        ([1, 1], [8.0, 8.0], r'8\.0 GB free in .*, about 9 GB needed; make room there'),
-        ([1, 2], [6.0, 3.0], None),
-        ([1, 2], [5.5, 3.0], r'5\.5 GB free in .*, about 6 GB needed; make room there'),
+        ([1, 1], [10.0, 10.0], None),
+        ([1, 1], [9.0, 9.0], r'9\.0 GB free in .*, about 10 GB needed; make room there'),
+        ([1, 2], [7.0, 3.0], None),
+        ([1, 2], [5.5, 3.0], r'5\.5 GB free in .*, about 7 GB needed; make room there'),
         ([1, 2], [8.0, 1.0], r'1\.0 GB free in /tmp/x, about 3 GB needed; set TMPDIR'),
     ],
 )

@@ -33,7 +33,7 @@ environment = SimpleNamespace(**runpy.run_path(str(ROOT / 'mmlab_inline' / 'envi
 DOCS, HEADLESS, LIBRARIES = environment.DOCS, environment.HEADLESS, environment.LIBRARIES
 
 # GiB that an environment takes, and pip in the temp folder while it installs.
-VENV_GIB = 6.0
+VENV_GIB = 7.0
 TEMP_GIB = 3.0
 
 # Modules an existing environment must offer, by make target.

@@ -190,7 +190,7 @@ def test_every_parameter_counts(choice, randomised):
 
 
 @every
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], indirect=True)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('scale', [0.0, 1.0, 30.0])
 def test_half_precision_stays_finite(choice, dtype, scale):
     mixer = build(choice).to(dtype)

@@ -91,9 +91,7 @@ def test_training_after_inference_mode(randomised):
     assert all(parameter.grad.isfinite().all() for parameter in attention.parameters())
 
 
-@pytest.mark.parametrize(
-    'dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'], indirect=True
-)
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=['bf16', 'fp16'])
 def test_half_precision(dtype, randomised, assert_near):
     attention = randomised(WindowAttention(16, 2, window_size=4, shift=True))
     x = torch.randn(2, 9 * 14, 16)
