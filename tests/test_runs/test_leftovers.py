@@ -11,7 +11,10 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 DETECTOR = "_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'\n"
-SEGMENTOR = "_base_ = 'mmseg::upernet/upernet_r101_4xb4-160k_ade20k-512x512.py'\n"
+SEGMENTOR = (
+    "_base_ = 'mmlab_inline::segmentation/inline_swin/"
+    "upernet_inline-swin-t_8xb2-160k_ade20k-512x512.py'\n"
+)
 
 
 @pytest.fixture

@@ -146,7 +146,8 @@ def test_unreadable_files_do_not_stop_the_others(infer, folder, tmp_path):
     Path('torn.mp4').write_bytes(b'no video')
     errors = infer('mmseg', 'torn.png', 'torn.mp4', folder / 'images/2.png', code=1)
     assert len(errors) == 2
-    assert 'torn.png cannot be read' in errors[0] and 'torn.mp4 cannot be read' in errors[1]
+    assert 'torn.png cannot be read: it is ' in errors[0] and 'torn.mp4 cannot be read' in errors[1]
+    assert 'Error' not in ''.join(errors)  # words of a person
     assert [path.name for path in Path('work_dirs/infer/pictures').iterdir()] == ['2.jpg']
 
 
