@@ -40,8 +40,8 @@ def bidirectional_scan(
 def gated_scan(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor) -> Tensor:
     """``o_i = q_i S_i`` with ``S_i = diag(decay_i) S_(i-1) + k_i^T v_i``.
 
-    Within a chunk of tokens as products of pairs, between chunks by the states at their ends: no
-    loop over either, and nothing whose length squared is in it.
+    Within a chunk of tokens as products of pairs, between chunks by the states at their ends,
+    likewise within a group of 2048 tokens and between groups: no loop over any of them.
 
     Args:
         q: Queries (..., N, width), in float32 or float64 like all others.

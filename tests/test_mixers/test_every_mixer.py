@@ -34,7 +34,7 @@ VARIANTS = [
     *TOKEN_MIXERS,
     dict(type='inline', kernel='relu'),
     dict(type='spatial_reduction', sr_ratio=2),
-    dict(type='spatial_reduction', sr_ratio=4, self_adjust=True),
+    dict(type='spatial_reduction', sr_ratio=2, self_adjust=True),
     *(told_by(path)['attention'] for path in FIXTURES),
 ]
 HEADS = (1, 2, 2, 4)  # widths of 8 and more in the narrow backbones
