@@ -14,11 +14,28 @@ from torch import nn
 from mmlab_inline.runs import amp, check_amp, confine_autocast, describe_amp, enable_amp, replaced
 from mmlab_inline.utils import UserError
 
-NETWORKS = ('backbone', 'bbox_head')
+NETWORKS = ('backbone', 'bbox_head', 'roi_head.mask_head')
 
 
 def network():
     return nn.Sequential(nn.Linear(4, 4))
+
+
+class DETRHead(nn.Sequential):
+    """Named as mmdet's."""
+
+
+class QueryHead(DETRHead):
+    """A kind of it."""
+
+
+class BaseRoIHead(nn.Module):
+    """Named as mmdet's; called by its parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.bbox_roi_extractor = network()
+        self.mask_head = network()
 
 
 class Detector(BaseModel):
@@ -28,11 +45,15 @@ class Detector(BaseModel):
         super().__init__()
         self.backbone = network()
         self.bbox_head = nn.ModuleList([network(), network()])
+        self.query_head = QueryHead(nn.Linear(4, 4))
+        self.roi_head = BaseRoIHead()
         self.reference_points = network()
 
     def forward(self, x):
         out = x
-        for part in (self.backbone, *self.bbox_head, self.reference_points):
+        in_roi_head = self.roi_head.bbox_roi_extractor, self.roi_head.mask_head
+        outside = self.query_head, self.reference_points
+        for part in (self.backbone, *self.bbox_head, *in_roi_head, *outside):
             out = part(out)
             assert out.dtype is torch.float32
         return out @ out.mT
@@ -50,7 +71,7 @@ def dtypes(model, *arguments):
     assert model(*arguments).dtype is torch.float32
     for hook in hooks:
         hook.remove()
-    assert len(seen) == 4
+    assert len(seen) == len(linears)
     return seen
 
 
@@ -66,6 +87,14 @@ def test_autocast_reaches_networks_alone():
                 assert (dtype is torch.bfloat16) == name.startswith(NETWORKS), name
             assert (x @ x.mT).dtype is torch.bfloat16  # on again behind it
         assert set(dtypes(twin, x).values()) == {torch.float32}
+
+
+def test_mmdets_classes_have_these_names():
+    models = pytest.importorskip('mmdet.models')
+    for head in (models.DeformableDETRHead, models.DINOHead, models.DABDETRHead):
+        assert 'DETRHead' in {base.__name__ for base in head.__mro__}
+    for head in (models.StandardRoIHead, models.CascadeRoIHead):
+        assert 'BaseRoIHead' in {base.__name__ for base in head.__mro__}
 
 
 def test_what_was_replaced_before_comes_back():
