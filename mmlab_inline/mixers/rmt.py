@@ -38,6 +38,7 @@ class RMTAttention(TokenMixer):
     """
 
     paper = 'RMT, CVPR 2024'
+    linear = False
 
     def __init__(
         self,

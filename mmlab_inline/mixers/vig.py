@@ -79,7 +79,7 @@ class ViGAttention(TokenMixer):
 
 
 class HeadNorm(nn.Module):
-    """RMSNorm over the last dimension, in at least float32 (torch before 2.4 has none)."""
+    """RMSNorm over the last dimension, in at least float32."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class HeadNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * self.weight
+        return F.rms_norm(x, self.weight.shape, self.weight, 1e-6)
 
 
 def log_decay(logits: Tensor) -> Tensor:

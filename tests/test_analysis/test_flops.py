@@ -158,7 +158,7 @@ def test_published_classifiers_of_other_attentions(attention, arch):
 
 
 @pytest.mark.parametrize(
-    ('arch', 'side', 'window', 'multiply_accumulates'),
+    ('arch', 'side', 'window', 'published'),
     [
         ('tiny', 224, 7, 4.7),
         ('small', 224, 7, 9.0),
@@ -203,6 +203,9 @@ def test_published_swin_classifiers_of_other_attentions(attention):
         ('rala', (2.11, 43.0, 44.0)),
         ('mala', (2.10, 42.9, 44.0)),
         ('fcvit', (1.71, 34.9, 35.8)),
+        ('rmt', (2.06, 52.9, 56.9)),
+        ('vig', (2.08, 42.3, 43.3)),
+        ('metala', (2.06, 41.8, 42.8)),
     ],
     ids=str,
 )

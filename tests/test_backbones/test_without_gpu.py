@@ -62,7 +62,9 @@ def test_forward_on_fake_cuda(cls, name, dtype, build_narrow):
     """No device is mixed up, no driver asked, no number read on the host."""
     with FakeTensorMode():
         with torch.device('cuda'):
-            model = build_narrow(cls, attention=name, depths=(1, 2, 1, 1))
+            # Heads of a multiple of 4 channels, which some attentions need.
+            heads = (1, 2, 2, 4)
+            model = build_narrow(cls, attention=name, depths=(1, 2, 1, 1), num_heads=heads)
             image = torch.rand(2, 3, 97, 130)
         for mode in (True, False):
             with autocast('cuda', dtype), torch.set_grad_enabled(mode):
@@ -87,7 +89,7 @@ def test_kernels_on_fake_cuda(cls, dtype, build_narrow, use_kernels):
 @pytest.mark.parametrize('name', list_attentions())
 def test_attentions_on_fake_cuda(name, window_size):
     options = {} if window_size is None else dict(window_size=window_size, shift=True)
-    if window_size and name in ('softmax', 'spatial_reduction'):
+    if window_size and name in ('softmax', 'self_adjust', 'spatial_reduction'):
         pytest.skip('reduces whole maps')
     for dtype in AUTOCAST:
         with FakeTensorMode(), torch.device('cuda'), autocast('cuda', dtype):
@@ -179,7 +181,7 @@ def test_launches_of_a_module(dtype, forward, both, count_launches, use_kernels)
         ('InLinePVT', 'kernels', torch.float16, 335),
         ('InLinePVT', 'plain', None, 239),
         ('InLineSwin', 'kernels', None, 329),
-        ('InLineSwin', 'kernels', torch.float16, 496),
+        ('InLineSwin', 'kernels', torch.float16, 502),
     ],
 )
 def test_launches_of_a_backbone(

@@ -207,7 +207,7 @@ def test_half_precision_stays_finite(choice, dtype, scale):
 
 @pytest.mark.long
 @pytest.mark.parametrize('name', [name for name, cls in TOKEN_MIXERS.items() if cls.linear])
-@pytest.mark.parametrize('dtype', [torch.float16], indirect=True)
+@pytest.mark.parametrize('dtype', [torch.float16])
 def test_sums_over_256000_tokens_do_not_overflow(name, dtype):
     mixer = build(name).to(dtype)
     x = (30 * torch.randn(1, 512 * 500, 16)).to(dtype).requires_grad_()
@@ -229,7 +229,7 @@ def test_compiles_without_graph_breaks(name, randomised):
 
 
 @every
-@pytest.mark.parametrize('dtype', [torch.bfloat16], indirect=True)
+@pytest.mark.parametrize('dtype', [torch.bfloat16])
 def test_autocast_rounds_and_no_more(choice, dtype, randomised):
     fresh = build_attention(choice, 64, 2, grid=(14, 14))
     for mixer in (fresh, randomised(copy.deepcopy(fresh))):

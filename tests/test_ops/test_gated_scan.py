@@ -67,7 +67,7 @@ def test_any_gate_is_finite(logit, share):
     assert (out - exact).abs().max() / exact.abs().max() < (2e-2 if logit == -200 else 1e-3)
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], indirect=True)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_types_are_computed_in_float32(dtype, assert_near):
     q, k, v, forward = (t.detach().to(dtype) for t in draw(5000))
     exact = bidirectional_scan(q.double(), k.double(), v.double(), (forward.double(),) * 2)

@@ -55,7 +55,7 @@ def test_self_adjusted(offset, assert_near):
         assert_near(actual, wanted, 1e-12)
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], indirect=True)
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('written_out', [False, True])
 def test_what_keys_share_costs_half_types_nothing(dtype, written_out, assert_near):
     """Scores that all keys add the same to, beyond float16 and the digits of bfloat16."""

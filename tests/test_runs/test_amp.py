@@ -162,10 +162,13 @@ def test_settings_are_those_of_mmengine(gpu, monkeypatch):
 def test_precision_of_the_config(settings, words, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', **settings)))
-    assert enable_amp(cfg, train=True) == f'mixed precision: {words} on the GPU'
+    dtype, scaling = words.split(' autocast ')
+    assert enable_amp(cfg, train=True) == (
+        f'mixed precision: {dtype} autocast on the GPU {scaling}'
+    )
     wrapper = cfg.optim_wrapper.to_dict()
     assert wrapper.pop('type') == 'AmpOptimWrapper'
     assert wrapper == {'loss_scale': 'dynamic', **settings}
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
-    dtype = AmpOptimWrapper(**wrapper, optimizer=optimizer).cast_dtype
-    assert str(dtype or torch.float16).removeprefix('torch.') == words.split()[0]
+    used = AmpOptimWrapper(**wrapper, optimizer=optimizer).cast_dtype
+    assert str(used or torch.float16).removeprefix('torch.') == dtype
