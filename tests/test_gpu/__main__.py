@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OUT = Path('work_dirs/test_gpu')
 ON_CARD = (
+    'tests/test_gpu/test_tools.py::test_demo',  # takes longest
     'tests/test_gpu/test_kernels.py',
     'tests/test_ops/test_triton_kernels.py',
     'tests/test_mmcv_ops/test_ops.py',
@@ -60,7 +61,7 @@ def main() -> int:
     for marker, jobs in (('not figures and not long', options.jobs), ('figures', '0')):
         command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *ON_CARD]
         # Of the CPU, in Triton's interpreter.
-        command += ['--deselect', f'{ON_CARD[1]}::test_in_interpreter']
+        command += ['--deselect', f'{ON_CARD[2]}::test_in_interpreter']
         command += ['-m', marker, '-n', jobs, '-k', options.keyword, '--durations', '8', '-rfE']
         codes.append(run(command, environment, deadline))
     print(failed.read_text() if 124 in codes else '', end='')
