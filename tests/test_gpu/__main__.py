@@ -3,7 +3,7 @@
     python tests/test_gpu [--device cpu] [--seconds 510] [--jobs 6]
 
 Runs the checks of this folder, the risky ones first and several at a time, then takes the figures
-one at a time, and prints them as tables for docs/performance.md. It stops after the seconds given
+one at a time, then runs the demonstration, and prints all as tables for docs/performance.md. It stops after the seconds given
 with what it has. `--device cpu` rehearses everything with small sizes on a machine without a GPU.
 Status: 0 all passed, 1 something failed, 2 nothing ran.
 """
@@ -23,7 +23,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 OUT = Path('work_dirs/test_gpu')
 ON_CARD = (
-    'tests/test_gpu/test_tools.py::test_demo',  # takes longest
     'tests/test_gpu/test_kernels.py',
     'tests/test_ops/test_triton_kernels.py',
     'tests/test_mmcv_ops/test_ops.py',
@@ -58,11 +57,13 @@ def main() -> int:
         'PYTHONPATH': os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH')))),
     }
     codes = []
-    for marker, jobs in (('not figures and not long', options.jobs), ('figures', '0')):
-        command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *ON_CARD]
-        # Of the CPU, in Triton's interpreter.
-        command += ['--deselect', f'{ON_CARD[2]}::test_in_interpreter']
-        command += ['-m', marker, '-n', jobs, '-k', options.keyword, '--durations', '8', '-rfE']
+    demo = f'{ON_CARD[-1]}/test_tools.py::test_demo'
+    checks = [*ON_CARD, '--deselect', demo, '-m', 'not figures and not long', '-n', options.jobs]
+    # Of the CPU, in Triton's interpreter.
+    checks += ['--deselect', f'{ON_CARD[1]}::test_in_interpreter']
+    for part in (checks, [ON_CARD[-1], '-m', 'figures', '-n', '0'], [demo, '-n', '0']):
+        command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', *part]
+        command += ['-k', options.keyword, '--durations', '8', '-rfE']
         codes.append(run(command, environment, deadline))
     print(failed.read_text() if 124 in codes else '', end='')
     print(machine(torch, options.device))
