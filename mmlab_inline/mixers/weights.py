@@ -143,21 +143,16 @@ class GatedWeights(Weights):
     log_decays: tuple[Tensor, Tensor]
 
     def rows(self, queries: Tensor) -> Tensor:
-        return torch.cat([self._row(int(query)) for query in queries], -2)
-
-    def _row(self, query: int) -> Tensor:
-        one = slice(query, query + 1)
-        there, back = self._since()
-        parts = (
-            (self.q[:, :, one] * self.k * _passed(times[:, :, one], times)).sum(-1)
-            for times in (there, back)
-        )
+        since = self._since()
         places = torch.arange(self.k.shape[2], device=self.k.device)
-        there, back = (
-            part * side
-            for part, side in zip(parts, (places <= query, places >= query), strict=True)
-        )
-        return ((there + back) / 2)[:, :, None].to(self.q.dtype)
+        rows = []
+        for query in queries:
+            row = 0
+            for times, side in zip(since, (places <= query, places >= query), strict=True):
+                passed = _passed(times[:, :, query, None], times)
+                row = row + (self.q[:, :, query, None] * self.k * passed).sum(-1) * side
+            rows.append(row / 2)
+        return torch.stack(rows, 2).to(self.q.dtype)
 
     def attend(self, values: Tensor) -> Tensor:
         return bidirectional_scan(self.q, self.k, values, self.log_decays)
