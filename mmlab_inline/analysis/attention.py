@@ -174,17 +174,23 @@ def _confusion(weights: Weights, count: int, generator: torch.Generator) -> list
 def _locality(
     weights: Weights, queries: Tensor, hw_shape: tuple[int, int]
 ) -> tuple[list[float], list[float] | None]:
-    near, exists = neighbours(hw_shape, 3, queries.device)
-    exists &= weights.reaches(near[None])[0]
+    """Without and with the local part."""
     shares, shares_with_local = [], []
     for some in _chunks(queries, weights):
-        rows = weights.rows(some).abs()
-        total = rows.sum(-1)
-        there = _at(rows, near[some]) * exists[some]
-        shares.append(there.sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny))
+        rows = weights.rows(some)
+        near, _ = _near(rows, weights, some, hw_shape, 3)
+        shares.append(_ratio(near.abs().sum(-1), rows.abs().sum(-1)))
         kernels = weights.local_at(some)
-        if kernels is not None:
-            shares_with_local.append(_share_with(weights, some, kernels, hw_shape))
+        if kernels is None:
+            continue
+        side = kernels.shape[-1]
+        near, exists = _near(rows, weights, some, hw_shape, side)
+        far = rows.abs().sum(-1) - near.abs().sum(-1)
+        # Of every channel (B, heads, Q, width, k * k).
+        both = (near[..., None, :] + kernels.flatten(-2)).abs() * exists[:, None]
+        inner = F.pad(both.new_ones(3, 3), [(side - 3) // 2] * 4).flatten()
+        share = _ratio((both * inner).sum(-1), far[..., None] + both.sum(-1))
+        shares_with_local.append(share.mean(-1))
     means = [
         torch.cat(parts, 2)[0].double().mean(-1).tolist() if parts else None
         for parts in (shares, shares_with_local)
@@ -192,22 +198,17 @@ def _locality(
     return means[0], means[1]
 
 
-def _share_with(
-    weights: Weights, queries: Tensor, kernels: Tensor, hw_shape: tuple[int, int]
-) -> Tensor:
-    """Share (B, heads, Q) of the 3x3 tokens, with the local part, mean over channels."""
-    side = kernels.shape[-1]
-    keys, exists = (t[queries] for t in neighbours(hw_shape, side, queries.device))
-    everywhere, _ = neighbours(hw_shape, side, queries.device)
-    exists = exists & weights.reaches(everywhere[None])[0, queries]
-    rows = weights.rows(queries)
-    there = _at(rows, keys) * exists
-    far = rows.abs().sum(-1) - there.abs().sum(-1)
-    both = (there[:, :, :, None] + kernels.flatten(-2)).abs() * exists[:, None]
-    inner = F.pad(both.new_ones(3, 3), [(side - 3) // 2] * 4).flatten()
-    total = far[..., None] + both.sum(-1)
-    share = (both * inner).sum(-1) / total.clamp(min=torch.finfo(total.dtype).tiny)
-    return share.mean(-1)
+def _near(
+    rows: Tensor, weights: Weights, queries: Tensor, hw_shape: tuple[int, int], side: int
+) -> tuple[Tensor, Tensor]:
+    """Of rows (B, heads, Q, N) the weights around their queries, and which tokens there count."""
+    keys, exists = neighbours(hw_shape, side, rows.device)
+    exists = (exists & weights.reaches(keys[None])[0])[queries]
+    return rows.gather(-1, keys[queries].expand(*rows.shape[:2], -1, -1)) * exists, exists
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    return part / whole.clamp(min=torch.finfo(whole.dtype).tiny)
 
 
 def _masking(seen: BlockLook, weights: Weights) -> float:
@@ -230,11 +231,6 @@ def _masking(seen: BlockLook, weights: Weights) -> float:
     finally:
         handle.remove()
     return float((masked - expected).norm() / expected.norm())
-
-
-def _at(rows: Tensor, keys: Tensor) -> Tensor:
-    """Of rows (B, heads, Q, M) what stands at the keys (Q, K) of each."""
-    return rows.gather(-1, keys.expand(*rows.shape[:2], -1, -1))
 
 
 def _chunks(queries: Tensor, weights: Weights) -> Iterator[Tensor]:

@@ -151,6 +151,16 @@ def stage_rows(photos: Sequence[Photograph]) -> list[dict[str, object]]:
     return rows
 
 
+def stage_table(photos: Sequence[Photograph]) -> tuple[list[str], list[list[object]]]:
+    """Headings, and :func:`stage_rows` in percent."""
+    headings = ['confusion, %', 'locality, %', 'with local part, %', 'masking, %']
+    lines = [
+        [100 * value if isinstance(value, float) else value for value in row.values()]
+        for row in stage_rows(photos)
+    ]
+    return ['stage', 'attention', *headings], lines
+
+
 def as_json(photos: Sequence[Photograph]) -> dict:
     """All figures: of the stages, and of each block and head of each photograph."""
     return dict(
@@ -171,12 +181,10 @@ def as_json(photos: Sequence[Photograph]) -> dict:
 def attention_page(title: str, facts: Sequence[str], photos: Sequence[Photograph]) -> str:
     """A page of HTML with the figures and all maps."""
     page = Page(title, facts)
-    rows = stage_rows(photos)
-    headings = ['stage', 'attention', 'confusion', 'locality', 'with local part', 'masking']
     page.add(
         'Figures',
-        table(headings, [list(row.values()) for row in rows]),
-        *(paragraph(text, faint=True) for text in (*_EXPLANATIONS, *remarks(rows))),
+        table(*stage_table(photos)),
+        *(paragraph(text, faint=True) for text in (*_EXPLANATIONS, *remarks(photos))),
     )
     for photo in photos:
         images = [_figure(name, file) for name, file in photo.maps.items()]
@@ -189,10 +197,10 @@ def attention_page(title: str, facts: Sequence[str], photos: Sequence[Photograph
     return page.html()
 
 
-def remarks(rows: Sequence[dict]) -> list[str]:
+def remarks(photos: Sequence[Photograph]) -> list[str]:
     """Lines about stages without some figures."""
     lines = []
-    for row in rows:
+    for row in stage_rows(photos):
         where = f'stage {row["stage"]}: {row["attention"]}'
         if row['confusion'] is None and row['locality'] is None:
             lines.append(f'{where} has no weights over tokens.')

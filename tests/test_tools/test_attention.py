@@ -83,7 +83,7 @@ def test_page_maps_and_figures(tool, folder, tmp_path):
         for value in block['figures']['locality']
     ]
     assert found['stages'][2]['locality'] == pytest.approx(np.mean(third))
-    assert f'{np.mean(third):.3f}' in printed
+    assert f'{100 * np.mean(third):.2f}' in printed
     page = (tmp_path / 'out/index.html').read_text()
     maps = sorted(path.name for path in (tmp_path / 'out').glob('*.png'))
     assert maps == sorted(

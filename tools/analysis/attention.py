@@ -95,7 +95,7 @@ def main() -> None:
         draw_maps,
         grid_of_queries,
         remarks,
-        stage_rows,
+        stage_table,
     )
 
     use_safe_loading()
@@ -137,19 +137,18 @@ def main() -> None:
         content = json.dumps(as_json(photos), indent=1)
         write_atomically(args.out / 'attention.json', content.encode())
         write_atomically(args.out / 'index.html', page.encode())
-    rows = stage_rows(photos)
+    headings, lines = stage_table(photos)
     table = Table(box=None, pad_edge=False)
-    for heading in rows[0]:
-        table.add_column(heading.replace('_', ' '), justify='right')
-    for row in rows:
-        table.add_row(
-            *(
-                '-' if v is None else f'{v:.3f}' if isinstance(v, float) else str(v)
-                for v in row.values()
-            )
+    for heading in headings:
+        table.add_column(heading, justify='right')
+    for line in lines:
+        cells = (
+            '-' if cell is None else f'{cell:.2f}' if isinstance(cell, float) else str(cell)
+            for cell in line
         )
+        table.add_row(*cells)
     console.print(table)
-    for line in remarks(rows):
+    for line in remarks(photos):
         print(line)
     print(f'{args.out / "index.html"} has the maps.')
     sys.exit(int(bool(failures)))
