@@ -216,10 +216,9 @@ def _masking(seen: BlockLook, weights: Weights) -> float:
     exists &= weights.reaches(near[None])[0]
     attended, sums = weights.attended(), weights.sums()
     rest, rest_sums = attended.clone(), sums.clone()
-    for place in range(near.shape[1]):  # one after the other: nine times the values are too many
-        keys = near[:, place]
-        weight = weights.pairs(keys[None, :, None]) * exists[:, place, None]
-        rest -= weight * weights.values[:, :, keys]
+    for keys, exist in zip(near.split(1, -1), exists.split(1, -1), strict=True):
+        weight = weights.pairs(keys[None]) * exist
+        rest -= weight * weights.values[:, :, keys[:, 0]]
         rest_sums -= weight
     alone = rest_sums.abs() <= ALONE * sums.abs()
     rest = torch.where(alone, 0, rest * (sums / rest_sums.masked_fill(alone, 1)))

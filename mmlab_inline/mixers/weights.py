@@ -90,9 +90,12 @@ class FactoredWeights(Weights):
         return out + self.own * values
 
     def pairs(self, keys: Tensor) -> Tensor:
-        found = _dot_gathered(self.q, self.k, keys) + self.shift
+        # One key after the other: of all at once the features would be too many numbers.
+        products = [
+            (self.q * _gather(self.k, some)[..., 0, :]).sum(-1) for some in keys.split(1, -1)
+        ]
         themselves = keys == torch.arange(keys.shape[1], device=keys.device)[:, None]
-        return found + self.own * themselves[:, None]
+        return torch.stack(products, -1) + self.shift + self.own * themselves[:, None]
 
 
 @dataclass(kw_only=True)
@@ -196,7 +199,7 @@ class WindowedWeights(Weights):
         places, index = self.place[queries].unique(return_inverse=True)
         rows = self.inner.rows(places).unflatten(0, (-1, self.count))
         rows = rows[:, self.window[queries], :, index].permute(1, 2, 0, 3)
-        return rows[..., self.place] * self._together(queries)
+        return rows[..., self.place] * (self.window[queries][:, None] == self.window)
 
     def attend(self, values: Tensor) -> Tensor:
         inside = self._in_windows(values, values.new_zeros(*self.inner.values.shape[:3], 1))
@@ -227,9 +230,6 @@ class WindowedWeights(Weights):
         if len(kernels) == 1:
             return kernels[:, :, None]
         return kernels.unflatten(0, (-1, self.count))[:, self.window[queries]].transpose(1, 2)
-
-    def _together(self, queries: Tensor) -> Tensor:
-        return self.window[queries][:, None] == self.window
 
     def _finish(self, attended: Tensor) -> Tensor:
         inside = self._in_windows(attended, self.inner.attended())
@@ -280,14 +280,6 @@ def _gather(x: Tensor, keys: Tensor) -> Tensor:
     if len(keys) == 1:
         return x[:, :, keys[0]]
     return torch.stack([one[:, own] for one, own in zip(x, keys, strict=True)])
-
-
-def _dot_gathered(q: Tensor, k: Tensor, keys: Tensor) -> Tensor:
-    """``q_i.k_j`` (B, heads, N, K) of the keys (B or 1, N, K) of each query."""
-    return torch.stack(
-        [(q * _gather(k, keys[..., one, None])[..., 0, :]).sum(-1) for one in range(keys.shape[2])],
-        -1,
-    )
 
 
 def _passed(later: Tensor, earlier: Tensor) -> Tensor:

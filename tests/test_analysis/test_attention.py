@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmlab_inline import InLinePVT, InLineSwin
+from mmlab_inline import InLinePVT, InLineSwin, build_attention
 from mmlab_inline.analysis import attention
 from mmlab_inline.analysis.attention import look, measure, neighbours
 from mmlab_inline.utils import UserError
@@ -157,3 +157,17 @@ def test_neighbours():
 def test_other_backbones():
     with pytest.raises(UserError, match='Linear has no attention to look at; take InLinePVT'):
         look(torch.nn.Linear(1, 1), torch.zeros(1, 3, 32, 32))
+
+
+def test_local_part_in_windows(randomised):
+    """Each window has kernels of its own, and is as a map of its own."""
+    mixer = randomised(build_attention('inline', 16, 2, window_size=4)).double()
+    x = torch.randn(1, 64, 16, dtype=torch.float64)
+    found = attention._locality(mixer.weights(x, (8, 8)), torch.arange(64), (8, 8))
+    mixer.window_size = None
+    windows = x.unflatten(1, (2, 4, 2, 4)).transpose(2, 3).reshape(4, 1, 16, 16)
+    apart = [
+        attention._locality(mixer.weights(window, (4, 4)), torch.arange(16), (4, 4))
+        for window in windows
+    ]
+    assert torch.tensor(found).allclose(torch.tensor(apart).mean(0))
