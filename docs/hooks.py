@@ -14,7 +14,7 @@ from mmlab_inline.mixers import TOKEN_MIXERS
 
 ROOT = Path(__file__).parents[1]
 # Pages outside docs/.
-OUTSIDE = ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'configs/*/*/README.md')
+OUTSIDE = ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'configs/**/README.md')
 
 
 def place(path: str) -> str:

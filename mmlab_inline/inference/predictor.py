@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import DATASETS, init_default_scope
-from torch import nn
+from torch import Tensor, nn
 
 from ..datasets.checks import ImageLoading, check_image, innermost_datasets
 from ..datasets.checks.finding import first_fatal
@@ -34,7 +34,7 @@ class Predictor:
 
     Args:
         cfg: Config of mmdet or mmseg.
-        checkpoint: Weights of exactly this model.
+        checkpoint: Weights of exactly this model; None: random ones.
         device: Where the model runs, as torch names it.
         batch_size: Images, or tiles, that run together. Only those of one padded size do, so no
             prediction depends on what else there is.
@@ -57,7 +57,7 @@ class Predictor:
     def __init__(
         self,
         cfg: Config,
-        checkpoint: str,
+        checkpoint: str | None,
         device: str,
         *,
         batch_size: int = 1,
@@ -78,7 +78,8 @@ class Predictor:
         if amp:
             check_amp(self.device.type, scope)
             confine_autocast(self.model)
-        meta = load_weights(self.model, checkpoint).get('dataset_meta') or {}
+        meta = load_weights(self.model, checkpoint) if checkpoint else {}
+        meta = meta.get('dataset_meta') or {}
 
         datasets = list(innermost_datasets((cfg.get('test_dataloader') or {}).get('dataset')))
         if not datasets:
@@ -121,6 +122,13 @@ class Predictor:
             return
         for batch in self._batches(self._prepared(frames, failures)):
             yield from self._predict(batch, failures)
+
+    def backbone_input(self, image: np.ndarray) -> tuple[Tensor, tuple[int, int]]:
+        """What the backbone gets of an image (1, C, H, W), and (H, W) of it without padding."""
+        data = self._prepare_image(image)
+        shape = tuple(data['inputs'].shape[1:])
+        batch = {key: [value] for key, value in data.items()}
+        return self.model.data_preprocessor(batch, False)['inputs'], shape
 
     def _prepared(
         self, frames: Iterable[Frame], failures: dict[str, str] | None

@@ -39,6 +39,7 @@ from .build import (
 )
 from .inline import InLineAttention
 from .spatial_reduction import SpatialReductionAttention
+from .weights import Weights
 from .window import WindowAttention
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     'Site',
     'SpatialReductionAttention',
     'TokenMixer',
+    'Weights',
     'WindowAttention',
     'as_options',
     'build_attention',

@@ -10,6 +10,7 @@ from ..layers import convolve_tokens, trunc_normal_
 from ..ops import merge_heads, pool_map, resize_map, softmax_attention, split_heads
 from ..utils import check_whole, whole_pair
 from .base import QKVMixer, Site, token_mixer
+from .weights import FactoredWeights, Weights
 
 _TABLE_SIDE = 7  # of an_bias and na_bias, whatever the map
 
@@ -81,13 +82,31 @@ class AgentAttention(QKVMixer):
         return {} if site.stage is None else dict(agent_num=(9, 16, 49, 49)[site.stage])
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        q, k, v, agents, gather, read = self._parts(x, hw_shape)
+        gathered = softmax_attention(agents, k, split_heads(v, self.num_heads), gather)
+        return self._finish(softmax_attention(q, agents, gathered, read), v, hw_shape)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        q, k, v, agents, gather, read = self._parts(x, hw_shape)
+        scale = q.shape[-1] ** -0.5
+        return FactoredWeights(
+            split_heads(v, self.num_heads),
+            lambda out: self._finish(out, v, hw_shape),
+            self.dwc.weight.view(1, self.num_heads, -1, 3, 3),
+            q=(scale * q @ agents.mT + read).softmax(-1),
+            k=(scale * agents @ k.mT + gather).softmax(-1).mT,
+        )
+
+    def _parts(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Queries, keys, values (B, N, C), agents, and the biases of both softmaxes."""
         q, k, v = self.project(x)
         agents = pool_map(q.transpose(1, 2).unflatten(2, hw_shape), self.agent_grid).flatten(2)
         q, k, agents = (split_heads(t, self.num_heads) for t in (q, k, agents.transpose(1, 2)))
         gather, read = (bias.to(q.dtype) for bias in self._biases(hw_shape))
-        gathered = softmax_attention(agents, k, split_heads(v, self.num_heads), gather)
-        out = merge_heads(softmax_attention(q, agents, gathered, read))
-        return self.proj(out + convolve_tokens(self.dwc, v, hw_shape))
+        return q, k, v, agents, gather, read
+
+    def _finish(self, out: Tensor, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        return self.proj(merge_heads(out) + convolve_tokens(self.dwc, v, hw_shape))
 
     def _biases(self, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Of agents over tokens (1, heads, n, N), and of tokens over agents (1, heads, N, n)."""

@@ -1,14 +1,17 @@
 """What every token mixer is, and the table of them by name."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from ..ops import apply_in_windows, window_shift
+from ..ops import apply_in_windows, padded_shape, window_shift
 from ..utils import check_whole, one_of, whole_pair
+from .weights import Weights, WindowedWeights
 
 TOKEN_MIXERS: dict[str, type['TokenMixer']] = {}
 """Token mixers by name; :func:`token_mixer` adds one."""
@@ -146,6 +149,50 @@ class TokenMixer(nn.Module):
             (B, N, C).
         """
         raise NotImplementedError
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights | None:
+        """The weights by which :meth:`mix` attends, with the same arguments, for looking at.
+
+        Returns:
+            None if there are none: the output is no weighed sum of values.
+        """
+        return None
+
+    def weights(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights | None:
+        """The weights by which :meth:`forward` attends, over the map also where it has windows.
+
+        Args:
+            x: Tokens (B, N, C), row-major over the map.
+            hw_shape: Map size (H, W) in tokens.
+        """
+        if self.window_size is None:
+            return self.weigh(x, hw_shape)
+        shift = window_shift(hw_shape, self.window_size) if self.shift else (0, 0)
+        cut = []
+
+        def keep(windows: Tensor) -> Tensor:
+            cut.append(windows)
+            return windows
+
+        apply_in_windows(keep, x, hw_shape, self.window_size, shift)
+        area = self.window_size**2
+        count = math.prod(padded_shape(hw_shape, self.window_size)) // area
+        # Each place of the windows by its number, brought to the token that stands there.
+        tokens = apply_in_windows(
+            lambda windows: torch.arange(count * area, device=x.device).view(count, area, 1),
+            x[:1, :, :1],
+            hw_shape,
+            self.window_size,
+            shift,
+        )
+        inner = self.weigh_windows(cut[0], hw_shape, shift)
+        return inner and WindowedWeights(inner, tokens.flatten(), area)
+
+    def weigh_windows(
+        self, windows: Tensor, hw_shape: tuple[int, int], shift: tuple[int, int]
+    ) -> Weights | None:
+        """:meth:`weigh` each window (B * windows, window_size ** 2, C) of a map cut so."""
+        return self.weigh(windows, (self.window_size, self.window_size))
 
     def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Attend over a map.

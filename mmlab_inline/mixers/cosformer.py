@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..ops import merge_heads, normalised_attention, split_heads
 from .base import QKVMixer, token_mixer
+from .weights import Weights, divisive_weights
 
 
 @token_mixer('cosformer')
@@ -29,11 +30,20 @@ class CosformerAttention(QKVMixer):
     looks_like = ('spatial_reduction',)
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        return self._finish(normalised_attention(*self._features(x)))
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        return divisive_weights(*self._features(x), finish=self._finish)
+
+    def _features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
         waves = half_waves(x.shape[1], x)
         q, k = (F.relu(t) for t in (q, k))
         q, k = (torch.cat([t * wave for wave in waves], dim=-1) for t in (q, k))
-        return self.proj(merge_heads(normalised_attention(q, k, v)))
+        return q, k, v
+
+    def _finish(self, out: Tensor) -> Tensor:
+        return self.proj(merge_heads(out))
 
 
 def half_waves(length: int, like: Tensor) -> tuple[Tensor, Tensor]:

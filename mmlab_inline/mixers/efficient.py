@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..ops import merge_heads, split_heads, weighted_means
 from .base import QKVMixer, token_mixer
+from .weights import FactoredWeights, Weights
 
 
 @token_mixer('efficient')
@@ -32,4 +33,11 @@ class EfficientAttention(QKVMixer):
         k = (k - k.detach().amax(-2, keepdim=True)).exp()
         # Normalised with the context: a distribution over a map's tokens is too small for float16.
         context = weighted_means(k, k.mean(-2, keepdim=True), v)
-        return self.proj(merge_heads(q.softmax(-1, dtype=accurate).to(v.dtype) @ context))
+        return self._finish(q.softmax(-1, dtype=accurate).to(v.dtype) @ context)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
+        return FactoredWeights(v, self._finish, q=q.softmax(-1), k=k.softmax(-2))
+
+    def _finish(self, out: Tensor) -> Tensor:
+        return self.proj(merge_heads(out))

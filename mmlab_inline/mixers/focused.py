@@ -11,6 +11,7 @@ from ..layers import convolve_tokens
 from ..ops import merge_heads, normalised_attention, resize_pos_embed, split_heads
 from ..utils import check_positive, check_whole
 from .base import QKVMixer, token_mixer
+from .weights import Weights, divisive_weights
 
 
 @token_mixer('focused')
@@ -60,11 +61,27 @@ class FocusedAttention(QKVMixer):
         self.dwc = nn.Conv2d(width, width, kernel_size, padding=kernel_size // 2, groups=width)
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        q, k, v = self._features(x, hw_shape)
+        return self._finish(normalised_attention(q, k, v), v, hw_shape)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        q, k, v = self._features(x, hw_shape)
+        return divisive_weights(
+            q,
+            k,
+            v,
+            finish=lambda out: self._finish(out, v, hw_shape),
+            local=self.dwc.weight[None, None, :, 0],
+        )
+
+    def _features(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.project(x)
         k = k + resize_pos_embed(self.positional_encoding, self.table_shape(), hw_shape)
         q, k = (split_heads(self.focus(t), self.num_heads) for t in (q, k))
-        v = split_heads(v, self.num_heads)
-        return self.proj(merge_heads(normalised_attention(q, k, v) + self._convolve(v, hw_shape)))
+        return q, k, split_heads(v, self.num_heads)
+
+    def _finish(self, out: Tensor, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        return self.proj(merge_heads(out + self._convolve(v, hw_shape)))
 
     def _convolve(self, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Every head of the values (B, heads, N, head_dim) as an image, with the same kernels."""

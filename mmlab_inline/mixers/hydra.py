@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..ops import merge_heads, split_heads
 from ..utils import check_whole
 from .base import QKVMixer, Site, token_mixer
+from .weights import FactoredWeights, Weights
 
 
 @token_mixer('hydra')
@@ -44,10 +46,22 @@ class HydraAttention(QKVMixer):
         return {} if site.grid is None else dict(reference_tokens=site.grid[0] * site.grid[1])
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        q, k, v = self._features(x)
+        context = (k * v).mean(1, keepdim=True) * self._count(x)
+        return self.proj((q * context).to(x.dtype))
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        # A channel is a head.
+        q, k, v = (split_heads(t, self.dim) for t in self._features(x))
+        scale = self._count(x) / x.shape[1]
+        return FactoredWeights(v, lambda out: self.proj(merge_heads(out)), q=q, k=scale * k)
+
+    def _features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         accurate = torch.promote_types(x.dtype, torch.float32)
         q, k, v = (t.to(accurate) for t in self.project(x))
         q, k = (F.normalize(t, dim=-1, eps=1e-6) for t in (q, k))
-        # Of a window all tokens count.
-        count = x.shape[1] if self.window_size else self.reference_tokens or x.shape[1]
-        context = (k * v).mean(1, keepdim=True) * count
-        return self.proj((q * context).to(x.dtype))
+        return q, k, v
+
+    def _count(self, x: Tensor) -> int:
+        """As how many tokens the mean over all counts; of a window all do."""
+        return x.shape[1] if self.window_size else self.reference_tokens or x.shape[1]

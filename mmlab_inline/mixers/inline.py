@@ -5,9 +5,19 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from ..layers import LocalKernels, is_plain
-from ..ops import KERNELS, InLineWeights, inline_attention, inline_attention_of_qkv, token_mean
+from ..ops import (
+    KERNELS,
+    InLineWeights,
+    dynamic_depthwise3x3,
+    inline_attention,
+    inline_attention_of_qkv,
+    merge_heads,
+    split_heads,
+    token_mean,
+)
 from ..utils import check_flag, one_of
 from .base import QKVMixer, token_mixer
+from .weights import FactoredWeights, Weights
 
 
 @token_mixer('inline')
@@ -64,6 +74,22 @@ class InLineAttention(QKVMixer):
             return self.proj(out)
         projection = self.proj.weight, self.proj.bias
         return inline_attention(x, hw_shape, self.params(), self.residual, projection)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        q, k, v = self.project(x)
+        q, k = (split_heads(KERNELS[self.kernel](t), self.num_heads) for t in (q, k))
+        local, kernels = 0, self.local_kernel(token_mean(x).to(x.dtype))
+        if kernels is not None:
+            local = dynamic_depthwise3x3(v, kernels, hw_shape)
+            kernels = kernels.unflatten(1, (self.num_heads, -1))
+        return FactoredWeights(
+            split_heads(v, self.num_heads),
+            lambda out: self.proj(merge_heads(out) + local),
+            kernels,
+            q=q * q.shape[-1] ** -0.5,
+            k=(k - k.mean(-2, keepdim=True)) / x.shape[1],
+            shift=1 / x.shape[1],
+        )
 
     def local_kernel(self, mean: Tensor) -> Tensor | None:
         """Kernels (B, C, 3, 3) of the local residual by the mean token (B, 1, C), if it is on."""

@@ -10,6 +10,7 @@ from ..layers import LocalConcentration, convolve_tokens
 from ..ops import merge_heads, split_heads, weighted_means
 from ..utils import check_flag
 from .base import QKVMixer, token_mixer
+from .weights import FactoredWeights, Weights
 
 # The least sum of a query's weights that is divided by, whatever the number of tokens.
 _LEAST_SUM = 100
@@ -59,7 +60,17 @@ class L2ViTAttention(QKVMixer):
         k_mean = k.mean(-2, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         weights = q * (k_mean * x.shape[1])
         weights = self.temperature * weights / weights.sum(-1, keepdim=True).clamp(min=_LEAST_SUM)
-        out = self.proj(merge_heads(weights.to(v.dtype) @ weighted_means(k, k_mean, v)))
+        return self._finish(weights.to(v.dtype) @ weighted_means(k, k_mean, v), hw_shape)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
+        q, k = F.relu(q), F.relu(k)
+        sums = (q * k.sum(-2, keepdim=True)).sum(-1, keepdim=True)
+        q = self.temperature * q / sums.clamp(min=_LEAST_SUM)
+        return FactoredWeights(v, lambda out: self._finish(out, hw_shape), q=q, k=k)
+
+    def _finish(self, out: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        out = self.proj(merge_heads(out))
         if not self.local:
             return out
         return out + convolve_tokens(self.local_mp, self.norm3(out), hw_shape)

@@ -8,11 +8,13 @@ from ..ops import (
     dynamic_depthwise3x3,
     kernel_attention,
     merge_heads,
+    positive_features,
     split_heads,
     token_mean,
 )
 from ..utils import check_flag, one_of
 from .base import QKVMixer, token_mixer
+from .weights import Weights, divisive_weights
 
 
 @token_mixer('linear')
@@ -61,7 +63,27 @@ class LinearAttention(QKVMixer):
         q, k, v = self.project(x)
         heads = (split_heads(t, self.num_heads) for t in (q, k, v))
         out = merge_heads(kernel_attention(*heads, self.kernel))
-        if self.residual is not None:
-            mean = token_mean(x)[:, 0].to(x.dtype)
-            out = out + dynamic_depthwise3x3(v, self.residual(mean), hw_shape)
+        kernels = self._local_kernels(x)
+        if kernels is not None:
+            out = out + dynamic_depthwise3x3(v, kernels, hw_shape)
         return self.proj(out)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        q, k, v = self.project(x)
+        q, k, values = (split_heads(t, self.num_heads) for t in (q, k, v))
+        q, k, epsilon = positive_features(q, k, self.kernel)
+        local, kernels = 0, self._local_kernels(x)
+        if kernels is not None:
+            local = dynamic_depthwise3x3(v, kernels, hw_shape)
+            kernels = kernels.unflatten(1, (self.num_heads, -1))
+        return divisive_weights(
+            q,
+            k,
+            values,
+            epsilon,
+            finish=lambda out: self.proj(merge_heads(out) + local),
+            local=kernels,
+        )
+
+    def _local_kernels(self, x: Tensor) -> Tensor | None:
+        return None if self.residual is None else self.residual(token_mean(x)[:, 0].to(x.dtype))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..ops import merge_heads, split_heads
 from .base import QKVMixer, token_mixer
+from .weights import FactoredWeights, Weights
 
 
 @token_mixer('linear_angular')
@@ -49,6 +50,23 @@ class LinearAngularAttention(QKVMixer):
         mean = (scale * k).transpose(-2, -1) @ (scale * v)
         angular = v.to(accurate) / 2 + (q @ mean).to(accurate) * (num_tokens / math.pi)
         out = F.normalize(angular, dim=-1, eps=1e-6).to(v.dtype)
+        return self._finish(out, v, hw_shape)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
+        q, k = (F.normalize(t, dim=-1, eps=1e-6) for t in (q, k))
+        out = v / 2 + q @ (k.mT @ v) / math.pi
+        size = out.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+        return FactoredWeights(
+            v,
+            lambda out: self._finish(out, v, hw_shape),
+            self.dconv.weight[None],
+            q=q / (math.pi * size),
+            k=k,
+            own=1 / (2 * size),
+        )
+
+    def _finish(self, out: Tensor, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         return self.proj(merge_heads(out + self._convolve(v, hw_shape)))
 
     def _convolve(self, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:

@@ -39,3 +39,9 @@ class MALAAttention(RALAAttention):
         context = (scale / size * k).to(v.dtype).mT @ (scale * (v - v_mean.to(v.dtype)))
         out = ((1 + gain) * size * q).to(v.dtype) @ context
         return out + (v_mean * (turned - z + gain * turned)).to(v.dtype)
+
+    def factors(self, q: Tensor, k: Tensor, hw_shape: tuple[int, int]) -> dict[str, Tensor]:
+        q, num_tokens = q * q.shape[-1] ** -0.5, k.shape[-2]
+        z = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True)
+        q, k = self.turn(q, k, hw_shape)
+        return dict(q=(1 + 1 / (z + EPSILON)) * q, k=k / num_tokens, shift=-z / num_tokens)

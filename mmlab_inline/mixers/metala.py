@@ -10,6 +10,7 @@ from ..layers import convolve_tokens
 from ..ops import bidirectional_scan, merge_heads, split_heads
 from .base import TokenMixer, check_head_width, token_mixer
 from .vig import log_decay
+from .weights import GatedWeights, Weights
 
 
 @token_mixer('metala')
@@ -50,12 +51,30 @@ class MetaLAAttention(TokenMixer):
             nn.init.xavier_uniform_(layer.weight, gain=2**-2.5)
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        x, q, k, v, gate = self._features(x, hw_shape)
+        out = q.shape[-1] ** -0.5 * bidirectional_scan(q, k, v, (gate, gate))
+        return self._finish(out, x, q, k, v)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        x, q, k, v, gate = self._features(x, hw_shape)
+        return GatedWeights(
+            v,
+            lambda out: self._finish(out, x, q, k, v),
+            q=q.shape[-1] ** -0.5 * q,
+            k=k,
+            log_decays=(gate, gate),
+        )
+
+    def _features(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, ...]:
+        """The convolved tokens; queries, keys, values and decays in heads."""
         x = F.silu(convolve_tokens(self.dwc, x, hw_shape))
         layers = self.q_proj, self.k_gate, self.v_proj
         q, gate, v = (split_heads(layer(x), self.num_heads) for layer in layers)
         gate = log_decay(gate)
         k = -gate.expm1()  # 1 - alpha, also where alpha is next to 1
-        out = q.shape[-1] ** -0.5 * bidirectional_scan(q, k, v, (gate, gate))
+        return x, q, k, v, gate
+
+    def _finish(self, out: Tensor, x: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         balance = self.aug_balance.unflatten(0, (self.num_heads, 1, -1))
         out = out + ((q * balance * k).sum(-1, keepdim=True) * v).sigmoid()
         out = merge_heads(F.layer_norm(out, out.shape[-1:])).to(x.dtype)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..layers import convolve_tokens
 from ..ops import EPSILON, POSITIVE_KERNELS, merge_heads, split_heads
 from .base import TokenMixer, token_mixer
+from .weights import FactoredWeights, Weights
 
 
 @token_mixer('mlla')
@@ -44,6 +45,26 @@ class MLLAAttention(TokenMixer):
         )
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        v, q, k, norm = self._features(x, hw_shape)
+        values = split_heads(v, self.num_heads)
+        scale = x.shape[1] ** -0.5  # of keys and values: together 1 / N
+        context = (scale * k).to(v.dtype).transpose(-2, -1) @ (scale * values)
+        return self._finish((q / norm).to(v.dtype) @ context, x, v, hw_shape)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        v, q, k, norm = self._features(x, hw_shape)
+        return FactoredWeights(
+            split_heads(v, self.num_heads),
+            lambda out: self._finish(out, x, v, hw_shape),
+            self.attn.lepe.weight.view(1, self.num_heads, -1, 3, 3),
+            q=q / norm,
+            k=k / x.shape[1],
+        )
+
+    def _features(
+        self, x: Tensor, hw_shape: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Values (B, N, C), rotated queries and keys in heads, and what divides."""
         v = F.silu(convolve_tokens(self.dwc, self.in_proj(x), hw_shape))
         elu = POSITIVE_KERNELS['elu']
         accurate = torch.promote_types(x.dtype, torch.float32)
@@ -53,12 +74,12 @@ class MLLAAttention(TokenMixer):
         q_turned, k_turned = (
             split_heads(t, self.num_heads) for t in rotate(torch.stack([q, k]), hw_shape, rate)
         )
-        q, k, values = (split_heads(t, self.num_heads) for t in (q, k, v))
+        q, k = (split_heads(t, self.num_heads) for t in (q, k))
         norm = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True) + EPSILON
-        scale = x.shape[1] ** -0.5  # of keys and values: together 1 / N
-        context = (scale * k_turned).to(v.dtype).transpose(-2, -1) @ (scale * values)
-        out = merge_heads((q_turned / norm).to(v.dtype) @ context)
-        out = out + convolve_tokens(self.attn.lepe, v, hw_shape)
+        return v, q_turned, k_turned, norm
+
+    def _finish(self, out: Tensor, x: Tensor, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        out = merge_heads(out) + convolve_tokens(self.attn.lepe, v, hw_shape)
         return self.out_proj(out * F.silu(self.act_proj(x)))
 
     @classmethod

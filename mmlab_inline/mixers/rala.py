@@ -8,6 +8,7 @@ from ..ops import EPSILON, POSITIVE_KERNELS, merge_heads, split_heads
 from ..utils import check_flag
 from .base import TokenMixer, check_head_width, token_mixer
 from .mlla import rotate
+from .weights import FactoredWeights, Weights
 
 _TINY = 1e-20
 
@@ -54,12 +55,29 @@ class RALAAttention(TokenMixer):
         self.proj = nn.Linear(dim, dim)
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        q, k, v, gate = self._features(x)
+        out = self.attend(q, k, split_heads(v, self.num_heads), hw_shape)
+        return self._finish(out, v, gate, hw_shape)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        q, k, v, gate = self._features(x)
+        return FactoredWeights(
+            split_heads(v, self.num_heads),
+            lambda out: self._finish(out, v, gate, hw_shape),
+            self.lepe.weight.view(1, self.num_heads, -1, *self.lepe.kernel_size),
+            **self.factors(q, k, hw_shape),
+        )
+
+    def _features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Features of queries and keys in heads, values and gate (B, N, C)."""
         q, k, v, gate = self.qkvo(x).chunk(4, 2)
         elu = POSITIVE_KERNELS['elu']
         accurate = torch.promote_types(x.dtype, torch.float32)
         q, k = (elu(split_heads(t, self.num_heads).to(accurate)) for t in (q, k))
-        out = merge_heads(self.attend(q, k, split_heads(v, self.num_heads), hw_shape))
-        return self.proj((out + convolve_tokens(self.lepe, v, hw_shape)) * gate)
+        return q, k, v, gate
+
+    def _finish(self, out: Tensor, v: Tensor, gate: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        return self.proj((merge_heads(out) + convolve_tokens(self.lepe, v, hw_shape)) * gate)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """All heads before convolution, gate and projection.
@@ -82,6 +100,14 @@ class RALAAttention(TokenMixer):
         q, k = self.turn(q, k, hw_shape)
         context = (k / size).to(v.dtype).mT @ (share.to(v.dtype) * v)
         return (q * (size / norm)).to(v.dtype) @ context
+
+    def factors(self, q: Tensor, k: Tensor, hw_shape: tuple[int, int]) -> dict[str, Tensor]:
+        """The weights by which :meth:`attend` attends, as :class:`.FactoredWeights` has them."""
+        score = (k * q.mean(-2, keepdim=True)).sum(-1, keepdim=True) * q.shape[-1] ** -0.5
+        k = score.softmax(-2) * k
+        norm = (q * k.sum(-2, keepdim=True)).sum(-1, keepdim=True) + EPSILON
+        q, k = self.turn(q, k, hw_shape)
+        return dict(q=q / norm, k=k)
 
     def turn(self, q: Tensor, k: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Queries and keys (B, heads, N, head_dim) rotated, if they are to be."""

@@ -10,6 +10,7 @@ from ..ops import merge_heads, softmax_attention, split_heads
 from ..utils import check_flag, check_positive
 from .base import Site, TokenMixer, check_head_width, token_mixer
 from .mlla import turn_pairs
+from .weights import RowWeights, Weights, softmax_weights
 
 
 @token_mixer('rmt')
@@ -69,6 +70,40 @@ class RMTAttention(TokenMixer):
         return dict(decomposed=site.stage < 3, decay_span=(4, 4, 6, 6)[site.stage])
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        q, k, v, local, rows, columns = self._parts(x, hw_shape)
+        if self.decomposed:
+            q, k, v = (t.unflatten(2, hw_shape) for t in (q, k, v))
+            v = _attend_rows(q, k, v, columns)
+            q, k, v = (t.transpose(2, 3) for t in (q, k, v))
+            out = _attend_rows(q, k, v, rows).transpose(2, 3).flatten(2, 3)
+        else:
+            out = softmax_attention(q, k, v, _decay_of_pairs(rows, columns).to(q.dtype))
+        return self.out_proj(merge_heads(out) + local)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        q, k, v, local, rows, columns = self._parts(x, hw_shape)
+        settings = dict(
+            finish=lambda out: self.out_proj(merge_heads(out) + local),
+            local=self.lepe.conv.weight.view(1, self.num_heads, -1, 5, 5),
+        )
+        if not self.decomposed:
+            decay = _decay_of_pairs(rows, columns).to(q.dtype)
+            return softmax_weights(softmax_attention, q, k, v, decay, **settings)
+        q, k = (t.unflatten(2, hw_shape) * t.shape[-1] ** -0.25 for t in (q, k))
+        along = (q @ k.mT + columns[:, None]).softmax(-1)  # (B, heads, H, W, W)
+        q, k = (t.transpose(2, 3) for t in (q, k))
+        across = (q @ k.mT + rows[:, None]).softmax(-1)  # (B, heads, W, H, H)
+
+        def row_of(queries: Tensor) -> Tensor:
+            row, column = queries // hw_shape[1], queries % hw_shape[1]
+            # Down the query's column, and from there along each row.
+            down = across[:, :, column, row][..., None]  # (B, heads, Q, H, 1)
+            return (down * along[:, :, :, column].transpose(2, 3)).flatten(3)
+
+        return RowWeights(v, **settings, row_of=row_of, num_queries=x.shape[1])
+
+    def _parts(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Queries, keys, values in heads, the local part, and decays along both axes."""
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
         local = convolve_tokens(self.lepe.conv, v, hw_shape)
         q, k, v = (split_heads(t, self.num_heads) for t in (q, k, v))
@@ -76,15 +111,7 @@ class RMTAttention(TokenMixer):
         angle = self._angles(x.shape[1], q.shape[-1] // 2, x.device, accurate)
         q, k = (turn_pairs(t.to(accurate), angle).to(v.dtype) for t in (q, k))
         rows, columns = (self._decay(side, x.device, accurate) for side in hw_shape)
-        if self.decomposed:
-            q, k, v = (t.unflatten(2, hw_shape) for t in (q, k, v))
-            v = _attend_rows(q, k, v, columns)
-            q, k, v = (t.transpose(2, 3) for t in (q, k, v))
-            out = _attend_rows(q, k, v, rows).transpose(2, 3).flatten(2, 3)
-        else:
-            decay = rows[:, :, None, :, None] + columns[:, None, :, None, :]
-            out = softmax_attention(q, k, v, decay.flatten(3).flatten(1, 2)[None].to(q.dtype))
-        return self.out_proj(merge_heads(out) + local)
+        return q, k, v, local, rows, columns
 
     def _angles(
         self, num_tokens: int, pairs: int, device: torch.device, dtype: torch.dtype
@@ -103,6 +130,12 @@ class RMTAttention(TokenMixer):
     @classmethod
     def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:
         return {} if 'lepe.conv.weight' in weights else None
+
+
+def _decay_of_pairs(rows: Tensor, columns: Tensor) -> Tensor:
+    """What is added to the scores of all pairs (1, heads, N, N)."""
+    decay = rows[:, :, None, :, None] + columns[:, None, :, None, :]
+    return decay.flatten(3).flatten(1, 2)[None]
 
 
 def _attend_rows(q: Tensor, k: Tensor, v: Tensor, decay: Tensor) -> Tensor:

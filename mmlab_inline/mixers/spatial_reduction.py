@@ -1,6 +1,6 @@
 """Softmax attention over a reduced map (Pyramid Vision Transformer, arXiv 2102.12122)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..ops import merge_heads, self_adjusted_attention, softmax_attention, split_heads
 from ..utils import check_flag, check_whole
 from .base import QKVMixer, Site, token_mixer
+from .weights import Weights, softmax_weights
 
 
 @token_mixer('spatial_reduction')
@@ -55,9 +56,24 @@ class SpatialReductionAttention(QKVMixer):
         Returns:
             (B, N, C).
         """
+        return self._finish(self._attend(*self._heads(x, hw_shape)))
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        shape = tuple(max(side // self.sr_ratio, 1) for side in hw_shape)
+        heads = self._heads(x, hw_shape)
+        shape = None if self.sr_ratio == 1 else shape
+        return softmax_weights(self._attend, *heads, finish=self._finish, key_shape=shape)
+
+    def _heads(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         keys = self.kv(self._reduce(x, hw_shape)).chunk(2, 2)
-        attend = self_adjusted_attention if self.self_adjust else softmax_attention
-        out = attend(*(split_heads(t, self.num_heads) for t in (self.q(x), *keys)))
+        q, k, v = (split_heads(t, self.num_heads) for t in (self.q(x), *keys))
+        return q, k, v
+
+    @property
+    def _attend(self) -> Callable[..., Tensor]:
+        return self_adjusted_attention if self.self_adjust else softmax_attention
+
+    def _finish(self, out: Tensor) -> Tensor:
         return self.proj(merge_heads(out))
 
     def _reduce(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

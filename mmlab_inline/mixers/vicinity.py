@@ -10,6 +10,7 @@ from ..ops import merge_heads, normalised_attention, split_heads, token_mean
 from ..utils import check_whole
 from .base import QKVMixer, token_mixer
 from .cosformer import half_waves
+from .weights import Weights, divisive_weights
 
 
 @token_mixer('vicinity')
@@ -52,6 +53,13 @@ class VicinityAttention(QKVMixer):
         )
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        return self._finish(normalised_attention(*self._features(x, hw_shape)), x)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        features = self._features(x, hw_shape)
+        return divisive_weights(*features, finish=lambda out: self._finish(out, x))
+
+    def _features(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
         height, width = hw_shape
         rows = (wave.repeat_interleave(width, dim=0) for wave in half_waves(height, x))
@@ -59,8 +67,10 @@ class VicinityAttention(QKVMixer):
         waves = (*rows, *columns)
         q, k = (F.relu(t) for t in (q, k))
         q, k = (torch.cat([t * wave for wave in waves], dim=-1) for t in (q, k))
-        out = self.proj(merge_heads(normalised_attention(q, k, v)))
-        return out * (1 + self.se_fc(token_mean(x).to(x.dtype)).sigmoid())
+        return q, k, v
+
+    def _finish(self, out: Tensor, x: Tensor) -> Tensor:
+        return self.proj(merge_heads(out)) * (1 + self.se_fc(token_mean(x).to(x.dtype)).sigmoid())
 
     @classmethod
     def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:

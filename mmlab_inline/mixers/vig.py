@@ -10,6 +10,7 @@ from ..layers import convolve_tokens
 from ..ops import bidirectional_scan, split_heads
 from ..utils import check_flag
 from .base import TokenMixer, check_head_width, token_mixer
+from .weights import GatedWeights, Weights
 
 
 @token_mixer('vig')
@@ -57,13 +58,26 @@ class ViGAttention(TokenMixer):
         self.out_activation = out_activation
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        x, q, k, v, decays = self._features(x, hw_shape)
+        return self._finish(q.shape[-1] ** -0.5 * bidirectional_scan(q, k, v, decays), x)
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        x, q, k, v, decays = self._features(x, hw_shape)
+        scale = q.shape[-1] ** -0.5
+        return GatedWeights(
+            v, lambda out: self._finish(out, x), q=scale * q, k=k, log_decays=decays
+        )
+
+    def _features(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple:
+        """The convolved tokens; queries, keys, values and both decays in heads."""
         x = convolve_tokens(self.in_proj, x, hw_shape)
         half = self.dim // 2
         q, k, v = self.qkv_proj(x).split((half, half, self.dim), 2)
         gates = self.gk_proj(x).chunk(2, 2)
         q, k, v, *gates = (split_heads(t, self.num_heads) for t in (q, k, v, *gates))
-        scale = q.shape[-1] ** -0.5
-        out = scale * bidirectional_scan(q, k, v, tuple(log_decay(gate) for gate in gates))
+        return x, q, k, v, tuple(log_decay(gate) for gate in gates)
+
+    def _finish(self, out: Tensor, x: Tensor) -> Tensor:
         tokens = x.unflatten(2, (self.num_heads, -1))
         gate = self.g_proj(x).sigmoid().view_as(tokens)
         out = gate * self.g_norm(out.transpose(1, 2)) + (1 - gate) * self.l_norm(tokens)

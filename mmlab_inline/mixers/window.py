@@ -1,7 +1,7 @@
 """Softmax attention in shifted windows (Swin Transformer, arXiv 2103.14030)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from ..ops import (
 )
 from ..utils import check_flag
 from .base import QKVMixer, Site, token_mixer
+from .weights import Weights, softmax_weights
 
 
 @token_mixer('window')
@@ -82,16 +83,34 @@ class WindowAttention(QKVMixer):
         )
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        area = self.window_size**2
         # Each (B * windows, heads, area, head_dim).
-        q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
-        bias = self._bias(q)
+        q, k, v, bias = self._heads(x)
+        area = self.window_size**2
         if mask is not None:
             # Windows of one sample stand beside its heads, so that one mask serves every sample.
             bias = bias.masked_fill(mask[:, None], -torch.inf).flatten(0, 1)[None]
             q, k, v = (t.reshape(-1, bias.shape[1], area, t.shape[-1]) for t in (q, k, v))
-        out = (self_adjusted_attention if self.self_adjust else softmax_attention)(q, k, v, bias)
-        out = out.reshape(-1, self.num_heads, area, out.shape[-1])
+        out = self._attention(q, k, v, bias)
+        return self._finish(out.reshape(-1, self.num_heads, area, out.shape[-1]))
+
+    def weigh_windows(
+        self, windows: Tensor, hw_shape: tuple[int, int], shift: tuple[int, int]
+    ) -> Weights:
+        q, k, v, bias = self._heads(windows)
+        if may_shift(shift):
+            mask = shift_mask(hw_shape, self.window_size, shift, windows.device)[:, None]
+            bias = bias.masked_fill(mask, -torch.inf).repeat(len(q) // len(mask), 1, 1, 1)
+        return softmax_weights(self._attention, q, k, v, bias, finish=self._finish)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
+        return q, k, v, self._bias(q)
+
+    @property
+    def _attention(self) -> Callable[..., Tensor]:
+        return self_adjusted_attention if self.self_adjust else softmax_attention
+
+    def _finish(self, out: Tensor) -> Tensor:
         return self.proj(merge_heads(out))
 
     def _bias(self, q: Tensor) -> Tensor | None:

@@ -23,6 +23,7 @@ from .linear_attention import (
     kernel_attention,
     normalised_attention,
     normalised_weights,
+    positive_features,
     weighted_means,
 )
 from .local_residual import dynamic_depthwise3x3
@@ -66,6 +67,7 @@ __all__ = [
     'pad_to_multiple',
     'padded_shape',
     'pool_map',
+    'positive_features',
     'relative_position_index',
     'resize_map',
     'resize_pos_embed',

@@ -36,14 +36,20 @@ def kernel_attention(q: Tensor, k: Tensor, v: Tensor, kernel: str) -> Tensor:
     Returns:
         (B, heads, M, width).
     """
+    q, k, epsilon = positive_features(q, k, kernel)
+    return normalised_attention(q, k, v, epsilon)
+
+
+def positive_features(q: Tensor, k: Tensor, kernel: str) -> tuple[Tensor, Tensor, float]:
+    """Kernel functions of queries and keys, and what to add to the mean that divides."""
     phi = POSITIVE_KERNELS[kernel]
     if kernel != 'exp':
-        return normalised_attention(phi(q), phi(k), v)
+        return phi(q), phi(k), EPSILON
     # Divided by the largest feature, of a query or of a head's keys, which the norm takes out
     # again; the usual epsilon would not be small beside what is left.
     q = q - q.detach().amax(-1, keepdim=True)
     k = k - k.detach().amax((-2, -1), keepdim=True)
-    return normalised_attention(phi(q), phi(k), v, _TINY)
+    return phi(q), phi(k), _TINY
 
 
 def normalised_weights(q: Tensor, k: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from .blocks import ROOT
 
 PAGES = sorted(
     path
-    for pattern in ('*.md', 'docs/*.md', 'configs/*/*/README.md', 'tests/**/*.md')
+    for pattern in ('*.md', 'docs/*.md', 'configs/**/README.md', 'tests/**/*.md')
     for path in ROOT.glob(pattern)
 )
 IDS = [str(path.relative_to(ROOT)) for path in PAGES]

@@ -1,0 +1,8 @@
+# Subtractive, exp, the whole map, without the local part.
+_base_ = './sem-fpn_inline-swin-t_8xb2-40k_ade20k-512x512.py'
+
+model = dict(
+    backbone=dict(
+        attention=[*[dict(type='inline', kernel='exp', local_residual=False)] * 3, 'softmax']
+    )
+)

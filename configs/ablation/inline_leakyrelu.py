@@ -1,0 +1,8 @@
+# Subtractive, leakyrelu, the whole map, with the local part.
+_base_ = './sem-fpn_inline-swin-t_8xb2-40k_ade20k-512x512.py'
+
+model = dict(
+    backbone=dict(
+        attention=[*[dict(type='inline', kernel='leakyrelu', local_residual=True)] * 3, 'softmax']
+    )
+)
