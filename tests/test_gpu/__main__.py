@@ -4,8 +4,8 @@
 
 Runs the checks of this folder, the risky ones first and several at a time, then takes the figures
 one at a time, then runs the demonstration, and prints all as tables for docs/performance.md.
-It stops after the seconds given
-with what it has. `--device cpu` rehearses everything with small sizes on a machine without a GPU.
+It stops after the seconds given with what it has. `--device cpu` rehearses everything with small
+sizes on a machine without a GPU.
 Status: 0 all passed, 1 something failed, 2 nothing ran.
 """
 
