@@ -39,8 +39,9 @@ def dynamic_depthwise3x3(
     """
     if class_token:
         local = dynamic_depthwise3x3(x[:, 1:], kernel, hw_shape, bias, method)
-        first = local.new_zeros(len(x), x.shape[2]) if bias is None else bias.to(local.dtype)
-        return torch.cat((first[:, None], local), 1)
+        # A length by len() would be a number in an export, and fix the batch.
+        first = torch.zeros_like(x[:, :1]) if bias is None else bias[:, None].to(x.dtype)
+        return torch.cat((first, local), 1)
     if method == 'auto':
         if is_exporting() or not len(x):
             method = 'shift'
