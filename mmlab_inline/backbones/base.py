@@ -202,11 +202,16 @@ class Blocks(nn.ModuleList):
     def run(self, x: Tensor, hw_shape: tuple[int, int], with_cp: bool = False) -> Tensor:
         """As :meth:`forward`, but returns the tokens (B, N, C)."""
         for block in self:
-            if with_cp and self.training and x.requires_grad:
-                x = _recomputed(block, x, hw_shape)
-            else:
-                x = block(x, hw_shape)
+            x = self.run_one(block, x, hw_shape, with_cp)
         return x
+
+    def run_one(
+        self, block: nn.Module, x: Tensor, hw_shape: tuple[int, int], with_cp: bool = False
+    ) -> Tensor:
+        """One of the blocks, as :meth:`run`."""
+        if with_cp and self.training and x.requires_grad:
+            return _recomputed(block, x, hw_shape)
+        return block(x, hw_shape)
 
 
 def _recomputed(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

@@ -188,8 +188,8 @@ class InLineDeiT(DenseBackbone):
     def unused_modules(self) -> list[nn.Module | nn.Parameter]:
         return []
 
-    def run_blocks(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Images (B, in_channels, H, W) to normalised tokens (B, N, C) and their map size."""
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (B, in_channels, H, W) to tokens (B, N, C) before the blocks, and map size."""
         x, hw_shape = self.patch_embed(x)
         if self.cls_token is None:
             x = x + resize_pos_embed(self.pos_embed, self.pos_grid, hw_shape)
@@ -197,6 +197,11 @@ class InLineDeiT(DenseBackbone):
             x = x + resize_pos_embed(self.pos_embed[:, 1:], self.pos_grid, hw_shape)
             first = self.cls_token + self.pos_embed[:, :1]
             x = torch.cat((first.expand(x.shape[0], -1, -1), x), 1)
+        return x, hw_shape
+
+    def run_blocks(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images (B, in_channels, H, W) to normalised tokens (B, N, C) and their map size."""
+        x, hw_shape = self.embed(x)
         return self.norm(self.blocks(x, hw_shape, self.with_cp)), hw_shape
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
