@@ -9,11 +9,12 @@ from .utils import lazy_names
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .backbones import InLinePVT, InLineSwin, L2ViT
+    from .backbones import InLineDeiT, InLinePVT, InLineSwin, L2ViT
     from .mixers import InLineAttention, build_attention, list_attentions
 
 __all__ = [
     'InLineAttention',
+    'InLineDeiT',
     'InLinePVT',
     'InLineSwin',
     'L2ViT',
@@ -28,7 +29,7 @@ if any(Path(sys.argv[0]).resolve().is_relative_to(folder) for folder in _TOOLS i
 
 # Torch comes with the first of these that is used: --help of the tools does without.
 _PLACES = {
-    'backbones': ('InLinePVT', 'InLineSwin', 'L2ViT'),
+    'backbones': ('InLineDeiT', 'InLinePVT', 'InLineSwin', 'L2ViT'),
     'mixers': ('InLineAttention', 'build_attention', 'list_attentions'),
     'layers': (),
     'ops': (),

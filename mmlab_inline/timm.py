@@ -26,15 +26,21 @@ from timm.models._features import feature_take_indices
 from timm.models._features_fx import register_notrace_module
 from torch import Tensor, nn
 
-from .backbones import InLinePVT, InLineSwin, L2ViT
+from .backbones import InLineDeiT, InLinePVT, InLineSwin, L2ViT
 from .backbones.base import LEAF_MODULES, DenseBackbone, channel_norm
+from .backbones.inline_deit import ARCH_ZOO as DEIT_ZOO
 from .backbones.pretrained import RECOMPUTED
 from .layers import init_linear_and_norm
 from .mixers import AttentionSpec
 from .utils import check_keywords
 from .weights.released import RELEASED_WEIGHTS
 
-__all__ = ['InLinePVTClassifier', 'InLineSwinClassifier', 'L2ViTClassifier']
+__all__ = [
+    'InLineDeiTClassifier',
+    'InLinePVTClassifier',
+    'InLineSwinClassifier',
+    'L2ViTClassifier',
+]
 
 
 class CfgNode:
@@ -59,6 +65,8 @@ class _Classifier(DenseBackbone):
         feature_info: Channels, stride in pixels and module of each stage's map.
         num_features: Channels of the last map.
     """
+
+    pooling = 'avg'
 
     def _finish(
         self,
@@ -186,17 +194,17 @@ class _Classifier(DenseBackbone):
 
         Args:
             num_classes: Its outputs; 0: none, :meth:`forward` then returns pooled features.
-            global_pool: ``'avg'``, ``''`` for no pooling, None to leave it.
+            global_pool: ``'avg'`` (DeiT: ``'token'``), ``''`` for no pooling, None to leave it.
 
         Raises:
             ValueError: Another pooling, or classes without pooling.
         """
         if global_pool is not None:
-            if global_pool not in ('avg', ''):
-                raise ValueError(f"global_pool={global_pool!r} must be 'avg' or ''")
+            if global_pool not in (self.pooling, ''):
+                raise ValueError(f"global_pool={global_pool!r} must be {self.pooling!r} or ''")
             self.global_pool = global_pool
         if num_classes and not self.global_pool:
-            raise ValueError("a classifier needs global_pool='avg'")
+            raise ValueError(f'a classifier needs global_pool={self.pooling!r}')
         self.num_classes = num_classes
         head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
         init_linear_and_norm(head)
@@ -429,6 +437,105 @@ class L2ViTClassifier(_Classifier, L2ViT):
         )
 
 
+class InLineDeiTClassifier(_Classifier, InLineDeiT):
+    """InLine-DeiT, or plain ViT, for classification: the class token, then a linear layer.
+
+    Its stages are its blocks: each has a map of stride 16.
+
+    Args:
+        arch: As in :class:`.InLineDeiT`.
+        attention: As there; it has to take a class token.
+        pretrain_img_size: As there.
+        in_chans: Channels of the image.
+        num_classes: 0: no last layer.
+        global_pool: ``'token'``, or ``''`` for all tokens.
+        drop_rate: Dropout before the last layer.
+        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        device: Where the parameters live.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: Unknown arch or pooling.
+    """
+
+    pooling = 'token'
+
+    @check_keywords
+    def __init__(
+        self,
+        arch: str | Mapping = 'tiny',
+        *,
+        attention: AttentionSpec | None = None,
+        pretrain_img_size: int | tuple[int, int] | None = None,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'token',
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            attention=attention,
+            pretrain_img_size=pretrain_img_size,
+            in_channels=in_chans,
+            drop_path_rate=drop_path_rate,
+            out_indices=(2,),  # no pyramid
+        )
+        self.num_stages = len(self.blocks)
+        self.out_channels *= self.num_stages
+        self.out_strides *= self.num_stages
+        names = [f'blocks.{index}' for index in range(self.num_stages)]
+        self._finish(names, in_chans, num_classes, global_pool, drop_rate)
+        self.to(device=device, dtype=dtype)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images (B, in_chans, H, W) to normalised tokens (B, 1 + N, C), the class token first."""
+        return self.run_blocks(x)[0]
+
+    def pool(self, x: Tensor) -> Tensor:
+        return x[:, 0]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps of chosen blocks, as :meth:`_Classifier.forward_intermediates` of stages.
+
+        With ``norm`` the final norm is applied to each, as in timm's ViT.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f"output_fmt={output_fmt!r} must be 'NCHW'")
+        chosen, last = feature_take_indices(self.num_stages, indices)
+        x, hw_shape = self.embed(x)
+        maps = []
+        for index in range(last + 1 if stop_early else self.num_stages):
+            x = self.blocks.run_one(self.blocks[index], x, hw_shape, self.with_cp)
+            if index in chosen:
+                tokens = (self.norm(x) if norm else x)[:, 1:]
+                maps.append(tokens.unflatten(1, hw_shape).permute(0, 3, 1, 2).contiguous())
+        return maps if intermediates_only else (self.norm(x), maps)
+
+    def _drop_stages(self, start: int) -> None:
+        self.blocks = self.blocks[:start]
+
+    def _drop_norm(self) -> None:
+        self.norm = nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Layers for layer-wise learning rates: each block, head last."""
+        return dict(
+            stem=r'^patch_embed|^pos_embed|^cls_token',
+            blocks=[(r'^blocks\.(\d+)', None), (r'^norm', (99999,))],
+        )
+
+
 _INLINE_PAPER = dict(
     paper_ids='arXiv:2412.06590',
     paper_name='Bridging the Divide: Reconsidering Softmax and Linear Attention',
@@ -437,6 +544,7 @@ _INLINE_PAPER = dict(
 _FAMILIES = {
     'inline_pvt': dict(first_conv='patch_embed1.proj', **_INLINE_PAPER),
     'inline_swin': dict(first_conv='patch_embed.proj', **_INLINE_PAPER),
+    'inline_deit': dict(first_conv='patch_embed.proj', pool_size=None, **_INLINE_PAPER),
     'l2vit': dict(
         first_conv='downsample_layers.0.proj.proj.0',
         paper_ids='arXiv:2501.16182',
@@ -447,18 +555,21 @@ _FAMILIES = {
 
 def _default_cfg(name: str) -> dict:
     """How the released weights were trained, in timm's words."""
-    return dict(
+    family, _, arch = name.rpartition('_')
+    own = DEIT_ZOO[arch] if family == 'inline_deit' else {}
+    side = own.get('pretrain_img_size', 224)
+    common = dict(
         origin_url=RELEASED_WEIGHTS[name],  # no url: its file has no name that timm could cache
         num_classes=1000,
-        input_size=(3, 224, 224),
+        input_size=(3, side, side),
         pool_size=(7, 7),
         crop_pct=0.875,
         interpolation='bicubic',
         mean=IMAGENET_DEFAULT_MEAN,
         std=IMAGENET_DEFAULT_STD,
         classifier='head',
-        **_FAMILIES[name.rpartition('_')[0]],
     )
+    return {**common, **_FAMILIES[family]}
 
 
 # register_model looks for this name.
@@ -504,6 +615,9 @@ inline_pvt_large = _entry_point(InLinePVTClassifier, 'inline_pvt_large')
 inline_swin_tiny = _entry_point(InLineSwinClassifier, 'inline_swin_tiny')
 inline_swin_small = _entry_point(InLineSwinClassifier, 'inline_swin_small')
 inline_swin_base = _entry_point(InLineSwinClassifier, 'inline_swin_base')
+inline_deit_tiny = _entry_point(InLineDeiTClassifier, 'inline_deit_tiny')
+inline_deit_small = _entry_point(InLineDeiTClassifier, 'inline_deit_small')
+inline_deit_base = _entry_point(InLineDeiTClassifier, 'inline_deit_base')
 l2vit_tiny = _entry_point(L2ViTClassifier, 'l2vit_tiny')
 l2vit_small = _entry_point(L2ViTClassifier, 'l2vit_small')
 l2vit_base = _entry_point(L2ViTClassifier, 'l2vit_base')

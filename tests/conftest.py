@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmlab_inline.mixers import TOKEN_MIXERS, resolve_attention
 from mmlab_inline.ops import dispatch
 from mmlab_inline.runs import confine_autocast
 
@@ -125,13 +126,27 @@ def build_narrow() -> Callable[..., nn.Module]:
         'InLinePVT': {'embed_dims': (8, 16, 24, 32), 'mlp_ratios': (2, 2, 2, 2)},
         'InLineSwin': {'embed_dims': 8, 'mlp_ratios': 2},
         'L2ViT': {'embed_dims': (8, 16, 24, 32), 'mlp_ratios': 2},
+        'InLineDeiT': {'embed_dims': 32, 'mlp_ratios': 2},
     }
 
     def build(cls: type[nn.Module], **settings: object) -> nn.Module:
         arch = dict(widths[cls.__name__])
         arch['num_heads'] = settings.pop('num_heads', (1, 2, 4, 4))
         arch['depths'] = settings.pop('depths', (1, 2, 2, 1))
+        if cls.__name__ == 'InLineDeiT':
+            arch, settings = in_one_stage(arch, settings)
         return cls(arch, **settings)
+
+    def in_one_stage(arch: dict, settings: dict) -> tuple[dict, dict]:
+        """The blocks of all stages in a row, without a class token where one takes none."""
+        if not isinstance(settings.get('attention'), str | dict | None):
+            stages = resolve_attention(settings['attention'], arch['depths'])
+            settings['attention'] = [[choice for choices in stages for choice in choices]]
+        chosen = str(settings.get('attention'))
+        of_maps = TOKEN_MIXERS.keys() - {'inline', 'global'}
+        if any(chosen == name or f"'{name}'" in chosen for name in (*of_maps, 'window_size')):
+            settings.setdefault('cls_token', False)
+        return {**arch, 'num_heads': arch['num_heads'][-1], 'depths': sum(arch['depths'])}, settings
 
     return build
 

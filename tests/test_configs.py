@@ -15,7 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmlab_inline.backbones import inline_pvt, inline_swin, l2vit
+from mmlab_inline.backbones import inline_deit, inline_pvt, inline_swin, l2vit
 from mmlab_inline.engine import drop_pretrained, load_config
 from mmlab_inline.engine.config import pretrained_settings
 from mmlab_inline.layers import Block
@@ -34,6 +34,7 @@ FAMILIES = {
     'pvt': ('inline_pvt', 'pvt', 'InLinePVT', inline_pvt),
     'swin': ('inline_swin', 'swin', 'InLineSwin', inline_swin),
     'l2vit': ('l2vit', None, 'L2ViT', l2vit),
+    'deit': ('inline_deit', 'deit', 'InLineDeiT', inline_deit),
 }
 # Method, macro-architecture, schedule, archs; drop path rates of its own rows and of their
 # softmax twins.
@@ -50,6 +51,8 @@ TABLE = [
     ('mask-rcnn', 'l2vit', '3x', 'tsb', (0.2, 0.2, 0.3), ()),
     ('retinanet', 'l2vit', '1x', 'tsb', (0.1, 0.1, 0.2), ()),
     ('upernet', 'l2vit', '160k', 'tsb', (0.3, 0.3, 0.3), ()),
+    ('mask-rcnn', 'deit', '1x', 'tsb', (0.1, 0.1, 0.1), (0.1, 0.1, 0.1)),
+    ('upernet', 'deit', '160k', 'tsb', (0.1, 0.1, 0.1), (0.1, 0.1, 0.1)),
 ]
 # The rows that other linear attentions have published, with the recipe of InLine's row beside them.
 PUBLISHED = [
@@ -85,7 +88,11 @@ OPTIMIZERS = {
     ('mask-rcnn', 'l2vit'): (1e-4, 0.05, False),
     ('retinanet', 'l2vit'): (1e-4, 0.05, False),
     ('upernet', 'l2vit'): (6e-5, 0.01, False),
+    ('mask-rcnn', 'deit'): (1e-4, 0.05, True),
+    ('upernet', 'deit'): (6e-5, 0.01, True),
 }
+# By what rates fall from block to block towards the image.
+LAYER_DECAY = {('mask-rcnn', 'deit'): 0.8}
 # Million parameters, auxiliary heads included; the softmax twins' are the published ones.
 SIZES = {
     ('mask-rcnn', 'inline_pvt'): {'t': 31.7, 's': 41.2, 'm': 57.3, 'l': 70.8},
@@ -98,6 +105,7 @@ SIZES = {
     ('upernet', 'swin'): {'t': 60, 's': 81, 'b': 121},
     ('mask-rcnn', 'l2vit'): {'t': 48.1, 's': 69.7, 'b': 108.0},
     ('upernet', 'l2vit'): {'t': 60.3, 's': 81.9, 'b': 122.1},
+    ('mask-rcnn', 'inline_deit'): {'t': 26.5, 's': 37.0, 'b': 44.3},
 }
 
 
@@ -120,6 +128,11 @@ class Recipe(NamedTuple):
     @property
     def weights(self) -> str:
         return f'{self.folder}_{ARCHS[self.arch]}'
+
+    @property
+    def arch_name(self) -> str:
+        """Of InLine-DeiT's class, plain ViT's widths and heads have archs of their own."""
+        return f'vit-{ARCHS[self.arch]}' if self.folder == 'deit' else ARCHS[self.arch]
 
     @property
     def path(self) -> str:
@@ -245,7 +258,7 @@ def test_backbone(recipe):
     backbone = cfg.model.backbone
     _, _, name, _ = FAMILIES[recipe.macro]
     assert backbone.type == f'mmlab_inline.{name}'
-    assert backbone.arch == ARCHS[recipe.arch]
+    assert backbone.arch == recipe.arch_name
     assert backbone.drop_path_rate == recipe.drop_path
     ((_, weights),) = pretrained_settings(cfg)
     assert weights == dict(type='Pretrained', checkpoint=f'pretrained/{recipe.weights}.pth')
@@ -264,8 +277,8 @@ def test_attention_is_that_of_the_weights(recipe):
     attention = parsed(recipe.path).model.backbone.get('attention')
     cls, settings = model_of(recipe.weights)
     assert cls == FAMILIES[recipe.macro][2]
-    assert settings.pop('arch') == ARCHS[recipe.arch]
-    if recipe.family == 'own':
+    assert settings.pop('arch') == recipe.arch_name
+    if recipe.family == 'own' or recipe.folder == 'deit':
         assert attention is None
         assert not settings
         return
@@ -297,6 +310,8 @@ def test_optimizer(recipe):
         wrapper['paramwise_cfg'] = dict(
             declared_no_decay=True, custom_keys={'norm': dict(decay_mult=0.0)}
         )
+    if (recipe.method, recipe.macro) in LAYER_DECAY:
+        wrapper['paramwise_cfg']['layer_decay'] = LAYER_DECAY[recipe.method, recipe.macro]
     # Nothing else either: no clipping, no mixed precision.
     assert cfg.optim_wrapper == wrapper
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)
@@ -472,10 +487,13 @@ def test_twin_changes_the_attention_only(recipe):
     own = dict(leaves(parsed(recipe._replace(family='own').path).to_dict()))
     absent = object()
     changed = {key for key in {*twin, *own} if twin.get(key, absent) != own.get(key, absent)}
-    attention = {key for key in changed if key.startswith('model.backbone.attention')}
+    places = ('model.backbone.attention', 'model.backbone.arch')
+    attention = {key for key in changed if key.startswith(places)}
     assert attention
     if recipe.family == 'softmax':
         changed.discard('model.backbone.drop_path_rate')
+    if recipe.folder == 'deit':  # whose arch stands for the attention, and widths of its own
+        changed = {key for key in changed if '.in_channels' not in key}
     assert changed - attention == {'model.backbone.init_cfg.checkpoint'}
 
 
@@ -517,7 +535,10 @@ def test_model_at_full_size(recipe, no_random_init):
     trained = {parameter for group in optimizer.param_groups for parameter in group['params']}
     assert trained == set(names)
     rate, decay, exempt = OPTIMIZERS[recipe.method, recipe.macro]
-    assert {group['lr'] for group in optimizer.param_groups} == {rate}
+    rates = {group['lr'] for group in optimizer.param_groups}
+    falling = LAYER_DECAY.get((recipe.method, recipe.macro))
+    expected = [rate * falling**power for power in range(last + 3)] if falling else [rate]
+    assert sorted(rates, reverse=True) == pytest.approx(expected)
     decays = {
         names[parameter]: group['weight_decay']
         for group in optimizer.param_groups
@@ -526,7 +547,8 @@ def test_model_at_full_size(recipe, no_random_init):
     for name, value in decays.items():
         last = name.rpartition('.')[2]
         without = exempt and (
-            'norm' in name or last in (*own.no_decay, 'relative_position_bias_table')
+            'norm' in name
+            or last in (*own.no_decay, 'relative_position_bias_table', 'pos_embed', 'cls_token')
         )
         assert value == (0 if without else decay), name
     assert (0 in decays.values()) == exempt

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import mmlab_inline.timm
 from mmlab_inline import InLinePVT, InLineSwin, L2ViT
-from mmlab_inline.backbones import inline_pvt, inline_swin, l2vit
+from mmlab_inline.backbones import inline_deit, inline_pvt, inline_swin, l2vit
 from mmlab_inline.layers import DropPath
 from mmlab_inline.utils import load_checkpoint
 
@@ -49,6 +49,9 @@ def model(name, randomised) -> nn.Module:
         ('inline_pvt_large', 51.154),
         ('inline_swin_small', 49.793),
         ('inline_swin_base', 88.350),
+        ('inline_deit_tiny', 6.478),
+        ('inline_deit_small', 16.735),
+        ('inline_deit_base', 23.797),
         ('l2vit_small', 50.199),
         ('l2vit_base', 88.577),
     ],
@@ -70,6 +73,7 @@ def test_parameters_of_tiny(name, millions, monkeypatch):
 
 def test_registry():
     names = [f'{family}_{arch}' for family, module in ZOOS.items() for arch in module.ARCH_ZOO]
+    names += [f'inline_deit_{arch}' for arch in ('tiny', 'small', 'base')]
     assert sorted(timm.list_models(['inline_*', 'l2vit_*'])) == sorted(names)
     assert all(timm.is_model(name) for name in names)
     # timm's own packages are still found from within the module of that name.
@@ -468,3 +472,70 @@ def test_own_constructor():
     assert Own(extra=2, num_classes=3).num_classes == 3
     with pytest.raises(TypeError, match=r"Own has no keyword 'out_indices'.*it takes extra, arch"):
         Own(out_indices=(1,))
+
+
+@pytest.fixture
+def plain(monkeypatch, randomised) -> nn.Module:
+    arch = dict(embed_dims=(16,), depths=(3,), num_heads=(2,), mlp_ratios=(2,))
+    monkeypatch.setitem(inline_deit.ARCH_ZOO, 'tiny', arch)
+    return randomised(timm.create_model('inline_deit_tiny', num_classes=10)).eval()
+
+
+def test_plain_network(plain, tmp_path):
+    """The class token of the mm backbone's tokens; the map of its last block, normalised."""
+    image = torch.randn(2, 3, 50, 70)
+    torch.save({'state_dict': plain.state_dict()}, tmp_path / 'timm.pth')
+    checkpoint = dict(type='Pretrained', checkpoint=str(tmp_path / 'timm.pth'))
+    backbone = mmlab_inline.InLineDeiT('tiny', init_cfg=checkpoint)
+    backbone.init_weights()
+    with torch.no_grad():
+        tokens, hw_shape = backbone.eval().run_blocks(image)
+        assert hw_shape == (4, 5)
+        assert torch.equal(plain.forward_features(image), tokens)
+        expected = nn.functional.linear(tokens[:, 0], plain.head.weight, plain.head.bias)
+        torch.testing.assert_close(plain(image), expected)
+        final, maps = plain.forward_intermediates(image, norm=True)
+        assert torch.equal(final, tokens)
+        assert torch.equal(maps[2], backbone(image)[2])
+        early, some = plain.forward_intermediates(image, indices=[0], stop_early=True)
+        assert len(some) == 1 and not torch.equal(early, final)
+    loaded = timm.create_model(
+        'inline_deit_tiny', num_classes=10, checkpoint_path=str(tmp_path / 'timm.pth')
+    )
+    assert torch.equal(loaded.eval()(image), plain(image))
+
+
+def test_features_of_a_plain_network(plain):
+    image = torch.randn(2, 3, 64, 96)
+    features = timm.create_model('inline_deit_tiny', features_only=True, out_indices=(0, 2)).eval()
+    assert features.feature_info.channels() == [16, 16]
+    assert features.feature_info.reduction() == [16, 16]
+    assert [tuple(m.shape) for m in features(image)] == [(2, 16, 4, 6)] * 2
+    _, maps = plain.forward_intermediates(image)
+    before = sum(p.numel() for p in plain.parameters())
+    assert plain.prune_intermediate_layers([0, 1]) == [0, 1]
+    assert sum(p.numel() for p in plain.parameters()) < before
+    _, pruned = plain.forward_intermediates(image)
+    assert all(map(torch.equal, pruned, maps[:2]))
+
+
+def test_layers_and_pooling_of_a_plain_network(plain):
+    layers = group_parameters(plain, plain.group_matcher(), reverse=True)
+    expected = {
+        'patch_embed.proj.weight': 0,
+        'pos_embed': 0,
+        'cls_token': 0,
+        'blocks.0.norm1.weight': 1,
+        'blocks.2.attn.qkv.weight': 3,
+        'norm.weight': 3,
+        'head.weight': 4,
+    }
+    assert {key: layers[key] for key in expected} == expected
+    assert plain.no_weight_decay() == {'pos_embed', 'cls_token'}
+    for arguments in (dict(global_pool='avg'), dict(global_pool='', num_classes=3)):
+        with pytest.raises(ValueError, match=r"global_pool=.*'token'"):
+            timm.create_model('inline_deit_tiny', **arguments)
+    assert timm.get_pretrained_cfg('inline_deit_base').input_size == (3, 448, 448)
+    plain.train().set_grad_checkpointing()
+    plain(torch.randn(2, 3, 32, 48)).sum().backward()
+    assert all(p.grad is not None for p in plain.parameters())

@@ -42,6 +42,8 @@ LEAF_MODULES = (TokenMixer, Mlp, PatchEmbed, PatchMerging, ConvEmbed, ConvMergin
 class DenseBackbone(BaseModule):
     """A four-stage backbone that returns one map per requested stage.
 
+    A plain one makes its four maps of one stage, and freezes by blocks (``num_freezable``).
+
     Subclasses list the modules of their stem and stages in :meth:`stage_modules`.
 
     Attributes:
@@ -57,6 +59,7 @@ class DenseBackbone(BaseModule):
         frozen_stages: int,
         with_cp: bool,
         init_cfg: dict | list | None,
+        num_freezable: int | None = None,
     ) -> None:
         if not all(item is None or isinstance(item, Mapping) for item in _items(init_cfg)):
             raise ValueError(
@@ -75,8 +78,9 @@ class DenseBackbone(BaseModule):
                 f'out_indices={out_indices!r} must be increasing stage indices '
                 f'out of {tuple(range(num_stages))}'
             )
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{num_stages}')
+        most = num_stages if num_freezable is None else num_freezable
+        if not -1 <= frozen_stages <= most:
+            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{most}')
         self.num_stages = num_stages
         self.out_indices = tuple(out_indices)
         self.out_channels = tuple(stage_dims[i] for i in out_indices)
@@ -93,8 +97,9 @@ class DenseBackbone(BaseModule):
         raise NotImplementedError
 
     def parameters_without_decay(self) -> list[str]:
-        """Names of position embeddings and of what the attentions want no weight decay on."""
-        names = [name for name, _ in self.named_parameters() if name.startswith('pos_embed')]
+        """Names of position embeddings, class token, and what the attentions want no decay on."""
+        tokens = ('pos_embed', 'cls_token')
+        names = [name for name, _ in self.named_parameters() if name.startswith(tokens)]
         for path, module in self.named_modules():
             if isinstance(module, TokenMixer):
                 names += [f'{path}.{name}' for name in module.no_decay]
@@ -192,12 +197,21 @@ class Blocks(nn.ModuleList):
         Returns:
             The map (B, C, H, W), a view of the tokens.
         """
+        return self.run(x, hw_shape, with_cp).unflatten(1, hw_shape).permute(0, 3, 1, 2)
+
+    def run(self, x: Tensor, hw_shape: tuple[int, int], with_cp: bool = False) -> Tensor:
+        """As :meth:`forward`, but returns the tokens (B, N, C)."""
         for block in self:
-            if with_cp and self.training and x.requires_grad:
-                x = _recomputed(block, x, hw_shape)
-            else:
-                x = block(x, hw_shape)
-        return x.unflatten(1, hw_shape).permute(0, 3, 1, 2)
+            x = self.run_one(block, x, hw_shape, with_cp)
+        return x
+
+    def run_one(
+        self, block: nn.Module, x: Tensor, hw_shape: tuple[int, int], with_cp: bool = False
+    ) -> Tensor:
+        """One of the blocks, as :meth:`run`."""
+        if with_cp and self.training and x.requires_grad:
+            return _recomputed(block, x, hw_shape)
+        return block(x, hw_shape)
 
 
 def _recomputed(block: nn.Module, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:

@@ -36,13 +36,18 @@ def to_own_format(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         state_dict: Weights of a backbone or classifier, without prefix. Not changed.
     """
-    if 'cls_token' in state_dict:
+    if 'cls_token' in state_dict and not is_plain_vit(state_dict):
         return _from_pvt_classifier(state_dict)
     if 'stages.0.blocks.0.attn.w_msa.qkv.weight' in state_dict:
         return _from_mmdet_swin(state_dict)
     if 'layers.0.1.0.pos_embed' in state_dict:
         return _from_mmdet_pvt(state_dict)
     return dict(state_dict)
+
+
+def is_plain_vit(state_dict: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of DeiT and timm's ViT, which keep their class token and norm."""
+    return 'pos_embed' in state_dict and 'blocks.0.norm1.weight' in state_dict
 
 
 def _from_pvt_classifier(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,13 +12,14 @@ from ..utils import (
     of_another_model,
     read_weights,
 )
-from .key_converters import to_own_format
+from .key_converters import is_plain_vit, to_own_format
 
 # Buffers in published files that are computed afresh here.
 RECOMPUTED = re.compile(r'\b(attn_mask|relative_position_index)$')
 _LEFT_OUT = re.compile(rf'^(head|norm)\.|{RECOMPUTED.pattern}')
-# What either side may lack: output norms, and how many batches a BatchNorm has seen.
-_OPTIONAL = re.compile(r'^norm\d\.|\.num_batches_tracked$')
+# What either side may lack: output norms, a plain network's pyramid, and how many batches a
+# BatchNorm has seen.
+_OPTIONAL = re.compile(r'^(norm|fpn)\d\.|\.num_batches_tracked$')
 
 
 def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> None:
@@ -97,6 +98,8 @@ def split_backbone(state_dict: Mapping[str, Tensor]) -> tuple[dict[str, Tensor],
     """
     state_dict = to_own_format(state_dict)
     left_out = [name for name in state_dict if _LEFT_OUT.search(name)]
+    if is_plain_vit(state_dict):
+        left_out = [name for name in left_out if not name.startswith('norm.')]
     return {name: value for name, value in state_dict.items() if name not in left_out}, left_out
 
 

@@ -36,19 +36,20 @@ def check_image(image: Tensor, channels: int) -> None:
 
 
 class PatchEmbed(nn.Module):
-    """Strided convolution and LayerNorm.
+    """Strided convolution, and LayerNorm.
 
     Args:
         in_channels: Channels of the image or map.
         dim: Channels C of the tokens.
         patch_size: Side of a patch in pixels, and the stride.
+        norm: Whether there is the norm.
     """
 
-    def __init__(self, in_channels: int, dim: int, patch_size: int) -> None:
+    def __init__(self, in_channels: int, dim: int, patch_size: int, norm: bool = True) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, dim, patch_size, patch_size)
-        self.norm = nn.LayerNorm(dim, eps=1e-5)
+        self.norm = nn.LayerNorm(dim, eps=1e-5) if norm else nn.Identity()
 
     def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Embed an image (B, C0, H0, W0).

@@ -9,6 +9,7 @@ from . import (  # noqa: F401 - each enters itself in the table
     efficient,
     fcvit,
     focused,
+    global_softmax,
     hydra,
     inline,
     l2vit,
@@ -37,6 +38,7 @@ from .build import (
     resolve_attention,
     shortest_attention,
 )
+from .global_softmax import GlobalAttention
 from .inline import InLineAttention
 from .spatial_reduction import SpatialReductionAttention
 from .weights import Weights
@@ -45,6 +47,7 @@ from .window import WindowAttention
 __all__ = [
     'TOKEN_MIXERS',
     'AttentionSpec',
+    'GlobalAttention',
     'InLineAttention',
     'QKVMixer',
     'Site',

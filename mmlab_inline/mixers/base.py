@@ -44,10 +44,12 @@ class Site:
         qkv: ``'separate'`` (PVT) or ``'joint'`` (Swin) projections.
         grid: Map size (H, W) in tokens at the size of pretraining, for which tables are stored.
         shift: Whether a windowed mixer shifts its windows (odd blocks).
-        sr_ratio: Spatial reduction of the architecture's softmax attention.
+        sr_ratio: Spatial reduction of the architecture's softmax attention; None where that is
+            ``'global'``.
         window: Window of the architecture's softmax attention; None where it has none.
         position_bias: Whether that attention has a table of relative positions.
         stage: The stage, from 0; None outside a backbone.
+        class_token: Whether a token of no place comes before those of the map.
     """
 
     dim: int
@@ -56,10 +58,11 @@ class Site:
     qkv: str = 'separate'
     grid: tuple[int, int] | None = None
     shift: bool = False
-    sr_ratio: int = 1
+    sr_ratio: int | None = 1
     window: int | None = None
     position_bias: bool = True
     stage: int | None = None
+    class_token: bool = False
 
 
 class TokenMixer(nn.Module):
@@ -110,6 +113,22 @@ class TokenMixer(nn.Module):
         self.grid = grid if window_size is None else (window_size, window_size)
         self.window_size = window_size
         self.shift = shift
+        self.class_token = False
+
+    def take_class_token(self, class_token: bool) -> None:
+        """Say whether a token of no place comes before those of the map, N == 1 + H * W.
+
+        Constructors with a ``class_token`` call it, no others have to do with one.
+
+        Raises:
+            ValueError: There is one, and windows, which have no place for it.
+        """
+        if class_token and self.window_size is not None:
+            raise ValueError(
+                f'window_size={self.window_size}: windows have no place for a class token; '
+                'give the backbone cls_token=False'
+            )
+        self.class_token = class_token
 
     @classmethod
     def options(cls) -> dict[str, object]:
@@ -208,8 +227,11 @@ class TokenMixer(nn.Module):
             ValueError: H * W is not N.
         """
         height, width = hw_shape
-        if height * width != x.shape[1]:
-            raise ValueError(f'hw_shape={tuple(hw_shape)} does not hold {x.shape[1]} tokens')
+        if int(self.class_token) + height * width != x.shape[1]:
+            beside = ' and a class token' * self.class_token
+            raise ValueError(
+                f'hw_shape={tuple(hw_shape)}{beside} does not hold {x.shape[1]} tokens'
+            )
         if self.window_size is None:
             return self.mix(x, (height, width))
         return self.mix_windows(x, (height, width))
@@ -305,5 +327,5 @@ def check_head_width(dim: int, num_heads: int, multiple: int) -> None:
         )
 
 
-PLACE = frozenset({'dim', 'num_heads', 'qkv', 'grid', 'shift', 'stage'})
+PLACE = frozenset({'dim', 'num_heads', 'qkv', 'grid', 'shift', 'stage', 'class_token'})
 """Keywords of a constructor that a backbone gives, not its user."""

@@ -21,7 +21,8 @@ def list_attentions() -> list[str]:
     """Names that ``attention=`` and :func:`build_attention` take.
 
     ``'softmax'`` is the architecture's own: ``'spatial_reduction'`` in PVT, ``'window'`` in Swin
-    and, without position bias, in L2ViT; ``'self_adjust'`` is that with ``self_adjust=True``.
+    and, without position bias, in L2ViT, ``'global'`` in DeiT; ``'self_adjust'`` is that with
+    ``self_adjust=True``.
     """
     return sorted([*TOKEN_MIXERS, 'softmax', *_SHORT_FOR])
 
@@ -70,13 +71,19 @@ def build_token_mixer(choice: Choice, site: Site) -> TokenMixer:
     """Build what was chosen for a place.
 
     Raises:
-        ValueError: Unknown name or option; the message has the nearest and lists them.
+        ValueError: Unknown name or option; the message has the nearest and lists them. Or there is
+            a class token, which this attention does not take.
     """
     options = as_options(choice)
     name = options.pop('type')
     cls = mixer_class(name, site)
     check_options(name, cls, options)
     taken = inspect.signature(cls).parameters
+    if site.class_token and 'class_token' not in taken:
+        raise ValueError(
+            f'attention {name!r} is of maps and takes no class token; '
+            "give the backbone cls_token=False, or choose 'inline' or 'softmax'"
+        )
     place = {key: getattr(site, key) for key in PLACE & taken.keys()}
     if cls.heads == 'softmax' and site.softmax_heads:
         place['num_heads'] = site.softmax_heads
@@ -90,7 +97,8 @@ def mixer_class(name: str, site: Site) -> type[TokenMixer]:
         ValueError: Unknown name; the message lists the known ones.
     """
     if name == 'softmax':
-        name = 'window' if site.window else 'spatial_reduction'
+        whole = 'global' if site.sr_ratio is None else 'spatial_reduction'
+        name = 'window' if site.window else whole
     return TOKEN_MIXERS.get(name) or TOKEN_MIXERS[one_of('attention', name, list_attentions())]
 
 

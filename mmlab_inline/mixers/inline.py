@@ -41,14 +41,16 @@ class InLineAttention(QKVMixer):
             kernels are then per window. None: the whole map.
         shift: Roll the map by half a window first (unmasked: a linear form cannot mask pairs).
         local_residual: Add the predicted 3x3 convolution of the values.
+        class_token: A token of no place comes before those of the map: it is attended to as any,
+            and has no local residual.
 
     Raises:
         ValueError: ``num_heads`` does not divide ``dim``, a number is not positive, an unknown
-            name, or ``local_residual`` is not True or False.
+            name, ``local_residual`` is not True or False, or windows and a class token.
     """
 
     paper = 'InLine, NeurIPS 2024'
-    looks_like = ('spatial_reduction',)
+    looks_like = ('spatial_reduction', 'global')
 
     def __init__(
         self,
@@ -59,8 +61,10 @@ class InLineAttention(QKVMixer):
         window_size: int | None = None,
         shift: bool = False,
         local_residual: bool = True,
+        class_token: bool = False,
     ) -> None:
         super().__init__(dim, num_heads, qkv, window_size=window_size, shift=shift)
+        self.take_class_token(class_token)
         self.kernel = one_of('kernel', kernel, KERNELS)
         check_flag(local_residual=local_residual)
         self.residual = LocalKernels(dim, num_heads) if local_residual else None
@@ -70,10 +74,14 @@ class InLineAttention(QKVMixer):
         if x.is_meta or not self._is_plain():
             q, k, v = self.project(x)
             kernel = self.local_kernel(token_mean(x).to(x.dtype))
-            out = inline_attention_of_qkv(q, k, v, hw_shape, kernel, self.num_heads, self.kernel)
+            out = inline_attention_of_qkv(
+                q, k, v, hw_shape, kernel, self.num_heads, self.kernel, self.class_token
+            )
             return self.proj(out)
         projection = self.proj.weight, self.proj.bias
-        return inline_attention(x, hw_shape, self.params(), self.residual, projection)
+        return inline_attention(
+            x, hw_shape, self.params(), self.residual, projection, self.class_token
+        )
 
     def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
         q, k, v = self.project(x)

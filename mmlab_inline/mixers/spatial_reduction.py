@@ -43,7 +43,7 @@ class SpatialReductionAttention(QKVMixer):
 
     @classmethod
     def defaults(cls, site: Site) -> dict[str, object]:
-        return dict(sr_ratio=site.sr_ratio)
+        return dict(sr_ratio=site.sr_ratio or 1)
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Attend over a map.

@@ -33,6 +33,7 @@ def inline_attention(
     params: InLineWeights,
     predict_local_kernel: Callable[[Tensor], Tensor] | None,
     projection: tuple[Tensor, Tensor],
+    class_token: bool = False,
 ) -> Tensor:
     """InLine attention by the cheapest form for these sizes, this device and dtype.
 
@@ -43,6 +44,7 @@ def inline_attention(
         predict_local_kernel: Maps the mean token (B, C) in the dtype of ``x`` to the kernels of
             the local residual, (B, C, 3, 3); None: there is none.
         projection: Weight (C, C) and bias (C,) of the output projection.
+        class_token: A token before those of the map, N == 1 + H * W, has no local residual.
 
     Returns:
         (B, N, C): all heads' outputs plus the local residual, projected.
@@ -51,7 +53,7 @@ def inline_attention(
     fast = not is_exporting() and fast_form_is_cheaper(x.shape[1], x.shape[2], params.kernel)
     if fast and predict_local_kernel is None:
         return _as_one_product(x, params, projection)
-    known = {}
+    known = {'class_token': True} if class_token else {}
     kernels = fast and triton_is_available(x)
     fast = fast and fast_form_is_worth_its_launches(x, kernels)
     if fast and kernels:
@@ -60,7 +62,8 @@ def inline_attention(
         form = inline_attention_fused
         x_mean, known['gram'] = token_mean_and_gram(x)
     else:
-        plain = inline_attention_banded if runs_eagerly_on_cpu(x) else inline_attention_fast
+        in_bands = runs_eagerly_on_cpu(x) and not class_token
+        plain = inline_attention_banded if in_bands else inline_attention_fast
         form = plain if fast else inline_attention_linear
         x_mean = token_mean(x)
     local_kernel = None

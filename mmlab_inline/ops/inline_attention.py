@@ -89,6 +89,7 @@ def inline_attention_naive(
     hw_shape: tuple[int, int],
     params: InLineWeights,
     local_kernel: Tensor | None,
+    class_token: bool = False,
 ) -> Tensor:
     """Definition with the N x N matrix written out; quadratic, for tests.
 
@@ -98,6 +99,7 @@ def inline_attention_naive(
         hw_shape: Map size (H, W) in tokens, H * W == N.
         params: Projections, heads and kernel function.
         local_kernel: Kernels of the local residual, (B, C, 3, 3); None: there is none.
+        class_token: A token before those of the map, N == 1 + H * W, has no local residual.
 
     Returns:
         (B, N, C): all heads' outputs plus the local residual, before the output projection.
@@ -108,7 +110,9 @@ def inline_attention_naive(
     out = merge_heads(attention @ split_heads(v, params.num_heads))
     if local_kernel is None:
         return out
-    return out + dynamic_depthwise3x3(v, local_kernel, hw_shape, method='shift')
+    return out + dynamic_depthwise3x3(
+        v, local_kernel, hw_shape, method='shift', class_token=class_token
+    )
 
 
 def inline_attention_linear(
@@ -117,6 +121,7 @@ def inline_attention_linear(
     hw_shape: tuple[int, int],
     params: InLineWeights,
     local_kernel: Tensor | None,
+    class_token: bool = False,
 ) -> Tensor:
     """Textbook linear form: ``o_i = mean(v) + s * phi(q_i) Cov(phi(K), V)``, any kernel function.
 
@@ -124,7 +129,9 @@ def inline_attention_linear(
     float16 on big maps. Arguments and result as in :func:`inline_attention_naive`.
     """
     q, k, v = params.project(x)
-    return inline_attention_of_qkv(q, k, v, hw_shape, local_kernel, params.num_heads, params.kernel)
+    return inline_attention_of_qkv(
+        q, k, v, hw_shape, local_kernel, params.num_heads, params.kernel, class_token
+    )
 
 
 def inline_attention_of_qkv(
@@ -135,6 +142,7 @@ def inline_attention_of_qkv(
     local_kernel: Tensor | None,
     num_heads: int,
     kernel: str = 'identity',
+    class_token: bool = False,
 ) -> Tensor:
     """:func:`inline_attention_linear` after the projections, whatever those are.
 
@@ -146,6 +154,7 @@ def inline_attention_of_qkv(
         local_kernel: Kernels of the local residual, (B, C, 3, 3); None: there is none.
         num_heads: Number of heads; divides C.
         kernel: Name in :data:`KERNELS`.
+        class_token: As in :func:`inline_attention_naive`.
 
     Returns:
         (B, N, C): all heads' outputs plus the local residual, before the output projection.
@@ -161,7 +170,7 @@ def inline_attention_of_qkv(
     out = merge_heads(split_heads(q, num_heads) @ (scale * cov)) + v_mean
     if local_kernel is None:
         return out
-    return out + dynamic_depthwise3x3(v, local_kernel, hw_shape)
+    return out + dynamic_depthwise3x3(v, local_kernel, hw_shape, class_token=class_token)
 
 
 def inline_attention_fast(
@@ -170,6 +179,7 @@ def inline_attention_fast(
     hw_shape: tuple[int, int],
     params: InLineWeights,
     local_kernel: Tensor | None,
+    class_token: bool = False,
 ) -> Tensor:
     """Exact faster form for the identity kernel: queries and keys never exist.
 
@@ -190,7 +200,7 @@ def inline_attention_fast(
     if local_kernel is None:
         return multiply_by_folded(x, matrix, bias)
     v = F.linear(x, params.weights[2], params.biases[2])
-    local = dynamic_depthwise3x3(v, local_kernel, hw_shape, bias)
+    local = dynamic_depthwise3x3(v, local_kernel, hw_shape, bias, class_token=class_token)
     return torch.baddbmm(local, x.to(v.dtype), matrix.to(v.dtype))
 
 

@@ -16,6 +16,7 @@ from .inline_attention import (
     InLineWeights,
     fold_projections,
     inline_attention_fast,
+    multiply_by_folded,
     without_autocast,
 )
 
@@ -31,6 +32,7 @@ def inline_attention_fused(
     params: InLineWeights,
     local_kernel: Tensor,
     gram: Tensor | None = None,
+    class_token: bool = False,
 ) -> Tensor:
     """:func:`~mmlab_inline.ops.inline_attention_fast`, fused where :func:`triton_is_available`.
 
@@ -43,17 +45,22 @@ def inline_attention_fused(
             ``triton_kernels.token_mean_and_gram`` gives it in one read with ``x_mean``.
     """
     if params.kernel != 'identity' or not triton_is_available(x):
-        return inline_attention_fast(x, x_mean, hw_shape, params, local_kernel)
+        return inline_attention_fast(x, x_mean, hw_shape, params, local_kernel, class_token)
     from .triton_kernels import project_and_local_residual, token_mean_and_gram
 
     if gram is None:
         gram = token_mean_and_gram(x)[1]
     local_kernel = local_kernel.to(_kernel_dtype(x))
     x = x.to(product_dtype(x))  # once for both products
-    v = F.linear(x, params.weights[2], params.biases[2])
     with without_autocast(x):
         matrix, bias = fold_projections(gram, x_mean, params)
-    return project_and_local_residual(x, v, matrix, bias[:, None], local_kernel, hw_shape)
+    tokens = x[:, 1:] if class_token else x
+    v = F.linear(tokens, params.weights[2], params.biases[2])
+    out = project_and_local_residual(tokens, v, matrix, bias[:, None], local_kernel, hw_shape)
+    if not class_token:
+        return out
+    first = multiply_by_folded(x[:, :1], matrix, bias)
+    return torch.cat((first.to(out.dtype), out), 1)
 
 
 def triton_is_available(x: Tensor) -> bool:

@@ -19,6 +19,7 @@ def dynamic_depthwise3x3(
     hw_shape: tuple[int, int],
     bias: Tensor | None = None,
     method: str = 'auto',
+    class_token: bool = False,
 ) -> Tensor:
     """Convolve each sample's channels with kernels of their own; zero padding 1, stride 1.
 
@@ -31,10 +32,16 @@ def dynamic_depthwise3x3(
             with B * C groups; ``'shift'``: nine shifted multiplies, made of elementwise
             operations only, for any batch size in one graph; ``'auto'``: the cheaper of the first
             two, in an export and for an empty batch ``'shift'``.
+        class_token: A token before those of the map, N == 1 + H * W, gets nothing but the bias.
 
     Returns:
         (B, N, C) in the dtype of ``x``.
     """
+    if class_token:
+        local = dynamic_depthwise3x3(x[:, 1:], kernel, hw_shape, bias, method)
+        # A length by len() would be a number in an export, and fix the batch.
+        first = torch.zeros_like(x[:, :1]) if bias is None else bias[:, None].to(x.dtype)
+        return torch.cat((first, local), 1)
     if method == 'auto':
         if is_exporting() or not len(x):
             method = 'shift'

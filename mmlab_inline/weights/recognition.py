@@ -9,7 +9,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ..backbones import inline_pvt, inline_swin, l2vit
+from ..backbones import inline_deit, inline_pvt, inline_swin, l2vit
 from ..backbones.base import DenseBackbone, pretrain_grids
 from ..mixers import (
     TOKEN_MIXERS,
@@ -24,6 +24,7 @@ from ..utils import CheckpointError
 
 _Weights = Mapping[str, Tensor]
 _NUM_STAGES = 4
+_FAMILIES = {'vit': 'ViT'}  # whose archs a class has beside its own
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Recognised:
     """A backbone and the settings that its weights tell.
 
     The kernel function and the window of InLine attention leave no trace in the weights, nor does
-    the number of heads of PVT's softmax attention (None in an arch given as a dict), nor a linear
-    attention that adds nothing to its projections: such a network has to be named.
+    the number of heads of PVT's and ViT's softmax attention (None in an arch given as a dict), nor
+    a linear attention that adds nothing to its projections: such a network has to be named.
 
     Attributes:
         cls: The class.
@@ -54,7 +55,8 @@ class Recognised:
             name = name.removeprefix('InLine-')
             del details['attention']
         if isinstance(arch, str):
-            name += f'-{arch[0].upper()}'
+            family, _, size = arch.rpartition('-')
+            name = f'{_FAMILIES.get(family, name)}-{size[0].upper()}'
         else:
             details = {**arch, **details}
         text = ', '.join(f'{key}={value!r}' for key, value in details.items())
@@ -129,7 +131,7 @@ def recognise(weights: _Weights, attention: AttentionSpec | None = None) -> Reco
     Raises:
         CheckpointError: They are of no backbone known here, or do not tell its attention.
     """
-    for read in (_read_pvt, _read_swin, _read_l2vit):
+    for read in (_read_pvt, _read_swin, _read_l2vit, _read_deit):
         try:
             return read(weights, attention)
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -137,7 +139,8 @@ def recognise(weights: _Weights, attention: AttentionSpec | None = None) -> Reco
                 raise
             continue  # something that every member of the family has is absent or misshapen
     raise CheckpointError(
-        'these are no weights of a model known here (InLine-PVT, InLine-Swin, L2ViT, PVT, Swin)'
+        'these are no weights of a model known here (InLine-PVT, InLine-Swin, InLine-DeiT, L2ViT, '
+        'PVT, Swin, ViT)'
     )
 
 
@@ -159,9 +162,7 @@ def _read_pvt(weights: _Weights, attention: AttentionSpec | None) -> Recognised:
         depths=tuple(len(stage.attentions) for stage in stages),
         mlp_ratios=tuple(stage.mlp_ratio for stage in stages),
     )
-    side = math.isqrt(weights['pos_embed1'].shape[1])
-    if side**2 != weights['pos_embed1'].shape[1]:
-        raise CheckpointError('its position embeddings are of a map that is not square')
+    side = _side(weights['pos_embed1'].shape[1])
     settings = dict(
         in_channels=weights['patch_embed1.proj.weight'].shape[1],
         pretrain_img_size=inline_pvt.PATCH_SIZES[0] * side,
@@ -210,6 +211,45 @@ def _read_l2vit(weights: _Weights, attention: AttentionSpec | None) -> Recognise
     return _simplest(
         l2vit, l2vit.L2ViT, arch, stages, settings, attention, usual, position_bias=False
     )
+
+
+def _read_deit(weights: _Weights, attention: AttentionSpec | None) -> Recognised:
+    stage = _read_stage(weights, 'blocks.', 0)
+    embedding = weights['patch_embed.proj.weight']
+    size = inline_deit.PATCH_SIZE
+    if embedding.shape[2:] != (size, size):
+        found = 'x'.join(map(str, embedding.shape[2:]))
+        raise CheckpointError(f'its patches are of {found} pixels, those here of {size}x{size}')
+    if 'dist_token' in weights:
+        raise CheckpointError('it has a distillation token, which no model known here has')
+    cls_token = 'cls_token' in weights
+    for found in stage.attentions:
+        if cls_token and found.name is None:  # the only other one that takes a class token
+            found.name = 'global'
+    arch = dict(
+        embed_dims=(stage.dim,), depths=(len(stage.attentions),), mlp_ratios=(stage.mlp_ratio,)
+    )
+    settings = dict(
+        in_channels=embedding.shape[1],
+        pretrain_img_size=size * _side(weights['pos_embed'].shape[1] - cls_token),
+        cls_token=cls_token,
+    )
+    place = dict(sr_ratio=None, class_token=cls_token)
+    cls = inline_deit.InLineDeiT
+    strides = (size,)
+    return _simplest(inline_deit, cls, arch, [stage], settings, attention, strides=strides, **place)
+
+
+def _side(num_tokens: int) -> int:
+    """Of a square map.
+
+    Raises:
+        CheckpointError: There is none of so many tokens.
+    """
+    side = math.isqrt(num_tokens)
+    if side**2 != num_tokens:
+        raise CheckpointError('its position embeddings are of a map that is not square')
+    return side
 
 
 def _shortest(ratios: Sequence[float]) -> float | tuple[float, ...]:
@@ -309,6 +349,7 @@ def _simplest(
     settings: dict,
     attention: AttentionSpec | None,
     usual: AttentionSpec = 'inline',
+    strides: Sequence[int] = (4, 2, 2, 2),
     **place: object,
 ) -> Recognised:
     """The shortest settings of the same meaning: a name for the arch, and no defaults.
@@ -321,6 +362,7 @@ def _simplest(
         settings: Other keywords of the class.
         attention: What the user says of it.
         usual: What the class takes where neither its keyword nor the arch says it.
+        strides: Of each stage over the one before.
         place: What else a :class:`.Site` there has.
     """
     heads, softmax_heads = (
@@ -336,18 +378,18 @@ def _simplest(
     arch['num_heads'] = tuple(map(_first, heads, softmax_heads))
     if not _agrees(softmax_heads, arch['num_heads']):
         arch['softmax_heads'] = tuple(map(_first, softmax_heads, heads))
-    grids = pretrain_grids(settings['pretrain_img_size'], (4, 2, 2, 2))
+    grids = pretrain_grids(settings['pretrain_img_size'], strides)
     sites = [
         Site(
             stages[index].dim,
             1,
-            grid=grids[index],
-            sr_ratio=settings.get('sr_ratios', (1,) * _NUM_STAGES)[index],
+            grid=grid,
             window=settings.get('window_size'),
             stage=index,
+            **({'sr_ratio': settings['sr_ratios'][index]} if 'sr_ratios' in settings else {}),
             **place,
         )
-        for index in range(_NUM_STAGES)
+        for index, grid in enumerate(grids)
     ]
     if attention is None:
         _read_windows([a for stage in stages for a in stage.attentions], sites)
@@ -355,13 +397,19 @@ def _simplest(
             [tuple(_choice(a, sites[a.stage]) for a in stage.attentions) for stage in stages]
         )
     settings['attention'] = attention
-    assumed = tuple(_assumed(stages, sites, attention, arch, bool(known)))
-    if known:
-        usual = family.ARCH_ZOO[known[0]].get('attention', usual)
-    defaults = {
-        **_defaults(cls),
-        'attention': shortest_attention(resolve_attention(usual, arch['depths'])),
-    }
+    whole = resolve_attention(attention, arch['depths'])
+
+    def own_attention(name: str) -> list[tuple]:
+        return resolve_attention(family.ARCH_ZOO[name].get('attention', usual), arch['depths'])
+
+    known.sort(key=lambda name: own_attention(name) != whole)  # of several, one with this attention
+    assumed = tuple(_assumed(stages, sites, attention, arch, known))
+    defaults = _defaults(cls)
+    usual = own_attention(known[0]) if known else resolve_attention(usual, arch['depths'])
+    defaults['attention'] = shortest_attention(usual)
+    if defaults['pretrain_img_size'] is None:
+        own = family.ARCH_ZOO[known[0]] if known else {}
+        defaults['pretrain_img_size'] = own.get('pretrain_img_size', 224)
     return Recognised(
         cls,
         {
@@ -377,7 +425,7 @@ def _assumed(
     sites: Sequence[Site],
     attention: AttentionSpec,
     arch: Mapping,
-    known: bool,
+    known: Sequence[str],
 ) -> Iterator[str]:
     """What is taken for granted, a phrase an attention."""
     chosen = resolve_attention(attention, arch['depths'])
@@ -394,6 +442,8 @@ def _assumed(
         options = ', '.join(f'{key}={value!r}' for key, value in rest.items())
         if alike or options:
             yield f'{" ".join([name, *alike])} with {options}'
+    if len(known) > 1:
+        yield f'arch {known[0]}, which {" and ".join(known[1:])} differs from in heads only'
     if not known and None in (*arch['num_heads'], *arch.get('softmax_heads', ())):
         yield 'num_heads, which are to be filled in'
 

@@ -1,8 +1,8 @@
 """Where the ImageNet checkpoints of every config are, and fetching them.
 
 InLine's, FLatten's and Agent's are those of the READMEs of LeapLabTHU, L2ViT's of
-ChuanyangZheng/L2ViT; PVT's and Swin's are of whai362/PVT and SwinTransformer/storage, for the
-softmax twins.
+ChuanyangZheng/L2ViT; PVT's, Swin's and DeiT's are of whai362/PVT, SwinTransformer/storage and
+facebookresearch/deit, for the softmax twins.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _L2VIT = (
     'https://github.com/ChuanyangZheng/L2ViT/releases/download/v1.0/'
     'L2ViT-{}-checkpoint-best-ema.pth'
 )
+_DEIT = 'https://dl.fbaipublicfiles.com/deit/deit_{}_patch16_224-{}.pth'
+_DEIT_FILES = {'tiny': 'a1311bcf', 'small': 'cd65a155', 'base': 'b5f2ef4d'}
 _PVT = 'https://github.com/whai362/PVT/releases/download/v2/pvt_{}.pth'
 _SWIN = (
     'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
@@ -40,6 +42,9 @@ RELEASED_WEIGHTS = {
             'inline_swin_tiny': '32810869fcc34410966b',
             'inline_swin_small': 'e9657fd247c04c7cb1a1',
             'inline_swin_base': 'bf23564bb64c420aafe1',
+            'inline_deit_tiny': '1d6b8191ad6d4114b291',
+            'inline_deit_small': '2f3898b07e9247f3beb3',
+            'inline_deit_base': '10bdd726d4b0435eb34e',
             'flatten_pvt_tiny': '3ab1d773f19d45648690',
             'flatten_swin_tiny': 'e1518e76703e4e57a7f2',
             'flatten_swin_small': '94188e52af354bf4a88b',
@@ -53,6 +58,7 @@ RELEASED_WEIGHTS = {
         }.items()
     },
     **{f'l2vit_{arch}': _L2VIT.format(arch.title()) for arch in ('tiny', 'small', 'base')},
+    **{f'deit_{arch}': _DEIT.format(arch, digest) for arch, digest in _DEIT_FILES.items()},
     **{f'pvt_{arch}': _PVT.format(arch) for arch in ('tiny', 'small', 'medium', 'large')},
     **{f'swin_{arch}': _SWIN.format(arch) for arch in ('tiny', 'small', 'base')},
 }
@@ -78,8 +84,10 @@ def model_of(name: str) -> tuple[str, dict[str, object]]:
     """
     family, arch = name.rsplit('_', 1)
     attention = _ATTENTIONS.get(name, _ATTENTIONS.get(family))
-    classes = {'pvt': 'InLinePVT', 'swin': 'InLineSwin', 'l2vit': 'L2ViT'}
+    classes = {'pvt': 'InLinePVT', 'swin': 'InLineSwin', 'deit': 'InLineDeiT', 'l2vit': 'L2ViT'}
     cls = classes[family.rpartition('_')[2]]
+    if family == 'deit':
+        arch = f'vit-{arch}'
     return cls, dict(arch=arch) if attention is None else dict(arch=arch, attention=attention)
 
 

@@ -95,6 +95,17 @@ TARGETS = {
             's': (81.9, 1034),
             'b': (122.1, 1182),
         },
+        # By formulas: nobody has published any.
+        'detection/inline_deit/mask-rcnn_inline-deit-{}_fpn_ms-crop-1x_coco.py': {
+            't': (26.5, 193.4),
+            's': (37.0, 234.5),
+            'b': (44.3, 262.4),
+        },
+        'segmentation/inline_deit/upernet_inline-deit-{}_8xb2-160k_ade20k-512x512.py': {
+            't': (None, 863.8),
+            's': (None, 907.4),
+            'b': (None, 936.8),
+        },
         'detection/agent_pvt/mask-rcnn_agent-pvt-{}_fpn_1x_coco.py': {
             't': (None, 230),
             's': (None, 293),

@@ -11,13 +11,15 @@ from mmengine.config import ConfigDict
 from mmengine.registry import Registry
 from torch import nn
 
-from mmlab_inline import InLinePVT, InLineSwin, L2ViT, backbones
+from mmlab_inline import InLineDeiT, InLinePVT, InLineSwin, L2ViT, backbones
 from mmlab_inline.backbones.base import LEAF_MODULES, DenseBackbone
 from mmlab_inline.layers import Block
 
 BACKBONES = [getattr(backbones, name) for name in backbones.__all__]
 MIXED = ('inline', ('inline', 'softmax'), ('softmax', 'inline'), 'softmax')
 every = pytest.mark.parametrize('cls', BACKBONES)
+# A plain one has one stage, the tests of which are in a file of their own.
+staged = pytest.mark.parametrize('cls', [cls for cls in BACKBONES if cls is not InLineDeiT])
 # Those that take the older keywords kernel and inline_window_size.
 older = pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
 
@@ -34,6 +36,12 @@ FREEZING = {
         r'(?:downsample_layers|stages)\.(\d)': 1,
         r'norm(\d)': 1,
     },
+    InLineDeiT: {
+        r'patch_embed|pos_embed|cls_token': 0,
+        r'blocks\.(\d)': 1,
+        r'norm': 6,  # as the last of the blocks
+        r'fpn': 99,
+    },
 }
 # What is called with a stage, counted from its first number, and gives its map.
 STAGES = {InLinePVT: ('block{}', 1), InLineSwin: ('layers.{}', 0), L2ViT: ('stages.{}', 0)}
@@ -41,6 +49,7 @@ FIRST_CONVOLUTION = {
     InLinePVT: 'patch_embed1.proj',
     InLineSwin: 'patch_embed.proj',
     L2ViT: 'downsample_layers.0.proj.proj.0',
+    InLineDeiT: 'patch_embed.proj',
 }
 
 
@@ -114,7 +123,7 @@ def test_out_indices(cls, out_indices, build_narrow, randomised):
     everything = build_narrow(cls).eval()
     missing, unexpected = everything.load_state_dict(model.state_dict(), strict=False)
     assert not unexpected
-    assert all(name.startswith('norm') for name in missing)
+    assert all(name.startswith(('norm', 'fpn')) for name in missing)
     image = torch.randn(1, 3, 45, 70)
     with torch.no_grad():
         outs, all_outs = model(image), everything(image)
@@ -143,6 +152,7 @@ def test_frozen_stages(cls, frozen_stages, out_indices, build_narrow):
     def trains(name: str) -> bool:
         merged = f'layers.{out_indices[-1]}.downsample'
         used = freezing(cls, name) <= out_indices[-1] + 1 and not name.startswith(merged)
+        used |= cls is InLineDeiT  # its maps come of all blocks
         return used and freezing(cls, name) > frozen_stages
 
     for _ in range(2):
@@ -150,7 +160,7 @@ def test_frozen_stages(cls, frozen_stages, out_indices, build_narrow):
         for name, parameter in model.named_parameters():
             assert parameter.requires_grad == trains(name), name
         for name, module in model.named_modules():
-            if name not in ('', 'layers', 'stages', 'downsample_layers'):
+            if name not in ('', 'layers', 'stages', 'downsample_layers', 'blocks'):
                 assert module.training == (freezing(cls, name) > frozen_stages), name
         assert model.training
         assert model.eval() is model
@@ -173,7 +183,7 @@ def test_frozen_from_the_start(cls, build_narrow):
     assert not all(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize('frozen_stages', [-2, 5])
+@pytest.mark.parametrize('frozen_stages', [-2, 7])
 @every
 def test_bad_frozen_stages(cls, frozen_stages, build_narrow):
     with pytest.raises(ValueError, match=f'frozen_stages={frozen_stages}'):
@@ -328,7 +338,7 @@ def test_unknown_or_missing_arch_key(cls, build_narrow):
         cls(arch)
 
 
-@every
+@staged
 def test_per_stage_numbers_must_fit(cls, build_narrow):
     with pytest.raises(ValueError, match='different lengths'):
         build_narrow(cls, depths=(1, 1, 1))
@@ -342,8 +352,8 @@ def test_per_stage_numbers_must_fit(cls, build_narrow):
     ('settings', 'message'),
     [
         ({'in_channels': 0}, 'in_channels=0 must be positive'),
-        ({'pretrain_img_size': 16}, r'pretrain_img_size=\(16, 16\) must be \(H, W\) in pixels'),
-        ({'depths': (1, 0, 1, 1)}, r'arch depths=\(1, 0, 1, 1\) must be positive'),
+        ({'pretrain_img_size': 8}, r'pretrain_img_size=\(8, 8\) must be \(H, W\) in pixels'),
+        ({'depths': (0,) * 4}, r'arch depths=[(0, )]+ must be positive'),
         ({'drop_path_rate': -0.1}, r'drop_path_rate=-0.1 must lie in 0\.\.1'),
         ({'drop_path_rate': 1.0}, r'drop_path_rate=1.0 must lie in 0\.\.1'),
     ],
@@ -368,7 +378,7 @@ def test_number_where_a_tuple_belongs_and_the_other_way_round(cls, arch):
         cls({**arch, 'depths': (1,) * 4, 'num_heads': (1,) * 4})
 
 
-@every
+@staged
 def test_arch_and_lists_from_a_config_file(cls, build_narrow):
     """Configs hold ConfigDicts and lists where Python has dicts and tuples."""
     dims = 8 if cls is InLineSwin else [8, 16, 24, 32]
@@ -389,6 +399,8 @@ def test_zoo_is_not_changed_by_building(cls, no_random_init):
     arch = dict(embed_dims=[8] * 4, depths=[1] * 4, num_heads=[1] * 4, mlp_ratios=[1] * 4)
     if cls is InLineSwin:
         arch['embed_dims'] = 8
+    if cls is InLineDeiT:
+        arch = {key: numbers[:1] for key, numbers in arch.items()}
     before = copy.deepcopy(arch)
     cls(arch)
     assert arch == before
@@ -465,7 +477,7 @@ def test_settings_survive_the_hub(cls, first, build_narrow, randomised, tmp_path
         warnings.simplefilter('ignore', FutureWarning)
         for settings in (
             dict(attention=attention, out_indices=(1, 3), pretrain_img_size=(64, 96)),
-            dict(frozen_stages=1, **({} if cls is L2ViT else {'kernel': 'exp'})),
+            dict(frozen_stages=1, **({'kernel': 'exp'} if cls in (InLinePVT, InLineSwin) else {})),
         ):
             model = randomised(build_narrow(hub, **settings)).eval()
             model.save_pretrained(tmp_path)
@@ -477,7 +489,7 @@ def test_settings_survive_the_hub(cls, first, build_narrow, randomised, tmp_path
 
 
 @pytest.mark.parametrize('with_cp', [False, True])
-@every
+@staged
 def test_stages_can_be_hooked(cls, with_cp, build_narrow):
     """Their maps and the gradients of these, as class activation maps are made of."""
     model = build_narrow(cls, with_cp=with_cp)

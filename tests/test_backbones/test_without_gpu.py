@@ -80,7 +80,7 @@ def test_kernels_on_fake_cuda(cls, dtype, build_narrow, use_kernels):
     use_kernels()
     with FakeTensorMode(), torch.device('cuda'), autocast('cuda', dtype), Launches() as launches:
         model = build_narrow(cls, attention='inline')
-        maps = model(torch.rand(2, 3, 97, 130))
+        maps = model(torch.rand(2, 3, 193, 130))
     assert all(out.device.type == 'cuda' for out in maps)
     assert launches.operators['mmlab_inline.project_and_local_residual.default'] >= 2
 

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmlab_inline import InLinePVT
+from mmlab_inline.backbones.inline_deit import ARCH_ZOO as DEIT_ZOO
 from mmlab_inline.backbones.inline_pvt import ARCH_ZOO as PVT_ZOO
 from mmlab_inline.backbones.inline_swin import ARCH_ZOO as SWIN_ZOO
 from mmlab_inline.backbones.l2vit import ARCH_ZOO as L2VIT_ZOO
@@ -70,6 +71,9 @@ def test_channels():
         for name, zoo in (('InLinePVT', PVT_ZOO), ('L2ViT', L2VIT_ZOO))
         for arch, settings in zoo.items()
     }
+    for arch, settings in DEIT_ZOO.items():
+        (dim,) = settings['embed_dims']
+        expected['InLineDeiT', arch] = [dim // 4, dim // 2, dim, dim]
     for arch, settings in SWIN_ZOO.items():
         expected['InLineSwin', arch] = [settings['embed_dims'] * 2**stage for stage in range(4)]
     assert listed == expected

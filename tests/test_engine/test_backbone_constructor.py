@@ -6,7 +6,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mmlab_inline import InLinePVT, InLineSwin, L2ViT, backbones
+from mmlab_inline import InLineDeiT, InLinePVT, InLineSwin, L2ViT, backbones
 
 
 class Model(BaseModel):
@@ -84,10 +84,21 @@ L2VIT = {
     'stages.3.0': 1,
     'norm': 0,
 }
+DEIT = {
+    'patch_embed': 7,
+    'pos_embed': 7,
+    'cls_token': 7,
+    **{f'blocks.{index}': 6 - index for index in range(6)},
+    'norm': 0,
+    'fpn': 0,
+}
 
 
 @pytest.mark.parametrize('constructor', ['BackboneConstructor', 'LayerDecayConstructor'])
-@pytest.mark.parametrize(('cls', 'powers'), [(InLinePVT, PVT), (InLineSwin, SWIN), (L2ViT, L2VIT)])
+@pytest.mark.parametrize(
+    ('cls', 'powers'),
+    [(InLinePVT, PVT), (InLineSwin, SWIN), (L2ViT, L2VIT), (InLineDeiT, DEIT)],
+)
 def test_rates(build_narrow, cls, powers, constructor):
     model = Model(build_narrow(cls))
     found = rates(model, constructor, layer_decay=0.5)
@@ -144,13 +155,13 @@ def test_decay_is_what_attentions_declare(build_narrow, cls, attention):
         name
         for name in plain
         if name.endswith(tuple(f'.attn.{part}' for part in DECLARED[attention]))
-        or name.startswith('backbone.pos_embed')
+        or name.startswith(('backbone.pos_embed', 'backbone.cls_token'))
     }
     assert found == {
         name: (rate, 0 if name in exempt else decay) for name, (rate, decay) in plain.items()
     }
     # L2ViT's own softmax attention has no table of positions.
-    without = {InLinePVT: (), InLineSwin: ('inline',), L2ViT: ('inline', 'softmax')}[cls]
+    without = {InLineSwin: ('inline',), L2ViT: ('inline', 'softmax')}.get(cls, ())
     assert bool(exempt) == (attention not in without)
     both = rates(model, declared_no_decay=True, layer_decay=1)
     assert {name for name, (_, decay) in both.items() if decay == 0} == exempt

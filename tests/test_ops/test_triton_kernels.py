@@ -4,6 +4,7 @@ The interpreter must be chosen before triton is imported: one test runs this fil
 its own. It rounds to bfloat16 towards zero, twice the error of a GPU.
 """
 
+import copy
 import importlib
 import os
 import subprocess
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
+from mmlab_inline.mixers import InLineAttention
 from mmlab_inline.ops import (
     inline_attention_fast,
     inline_attention_fused,
@@ -277,6 +279,32 @@ def test_exports_take_the_plain_form(kernels):
     for graph in (program.graph, traced.inlined_graph):
         assert 'baddbmm' in str(graph)
         assert 'project_and_local_residual' not in str(graph)
+
+
+@on_device
+@never_plain
+def test_class_token(kernels, randomised, assert_near):
+    """Before the tokens of a map, against the definition in float64."""
+    attention = randomised(InLineAttention(24, 3, class_token=True)).to(DEVICE)
+    exact = copy.deepcopy(attention).double()
+    x = torch.randn(2, 1 + 9 * 14, 24, device=DEVICE, requires_grad=True)
+    assert fused.triton_is_available(x)
+    out = attention(x, (9, 14))
+    double = x.detach().double().requires_grad_()
+    mean = double.mean(1, keepdim=True)
+    expected = exact.proj(
+        inline_attention_naive(
+            double, mean, (9, 14), exact.params(), exact.local_kernel(mean), class_token=True
+        )
+    )
+    cotangent = torch.randn_like(out)
+    out.backward(cotangent)
+    expected.backward(cotangent.double())
+    assert_near(out, expected, 1e-5)
+    assert_near(x.grad, double.grad, 1e-5)
+    for name, parameter in attention.named_parameters():
+        part = slice(24 if name == 'kv.bias' else 0, None)  # the keys' has no gradient
+        assert_near(parameter.grad[part], exact.get_parameter(name).grad[part], 1e-5, name)
 
 
 @on_device

@@ -48,6 +48,11 @@ L2VIT = """
         ),
     ),
 """
+DEIT = """
+    backbone=dict(
+        arch=dict(_delete_=True, embed_dims=16, depths=2, num_heads=2, mlp_ratios=2),
+    ),
+"""
 MODELS_AT_TINY_WIDTH = {
     'sem-fpn': (
         'segmentation/inline_pvt/sem-fpn_inline-pvt-t_8xb2-40k_ade20k-512x512.py',
@@ -68,6 +73,13 @@ MODELS_AT_TINY_WIDTH = {
         f"""{L2VIT}
     decode_head=dict(in_channels=[8, 16, 24, 32], channels=8, num_classes=5),
     auxiliary_head=dict(in_channels=24, channels=8, num_classes=5),
+""",
+    ),
+    'upernet-deit': (
+        'segmentation/inline_deit/upernet_inline-deit-t_8xb2-160k_ade20k-512x512.py',
+        f"""{DEIT}
+    decode_head=dict(in_channels=[4, 8, 16, 16], channels=8, num_classes=5),
+    auxiliary_head=dict(in_channels=16, channels=8, num_classes=5),
 """,
     ),
     'mask-rcnn': (
@@ -325,9 +337,9 @@ def test_retinanet_without_preprocessing(written, export, tmp_path, assert_near)
 
 @torch.no_grad()
 @pytest.mark.long
-@pytest.mark.parametrize('name', ['upernet', 'upernet-l2vit'])
-def test_backbone_of_windows(name, written, export, session, tmp_path, assert_near):
-    """Shifted ones, also where the map is a single one; L2ViT's and its BatchNorm."""
+@pytest.mark.parametrize('name', ['upernet', 'upernet-l2vit', 'upernet-deit'])
+def test_backbone_alone(name, written, export, session, tmp_path, assert_near):
+    """Shifted windows, also where the map is a single one; L2ViT's BatchNorm; DeiT's pyramid."""
     config, checkpoint, model = written(name)
     export(config, checkpoint, tmp_path / 'model.onnx', '--part', 'backbone')
     run, meta = session(tmp_path / 'model.onnx')

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmlab_inline import InLinePVT, InLineSwin, L2ViT, backbones
+from mmlab_inline import InLineDeiT, InLinePVT, InLineSwin, L2ViT, backbones
 from mmlab_inline.utils import CheckpointError, UserError, safe_load
 from mmlab_inline.weights.conversion import convert, convert_file
 
@@ -27,14 +27,16 @@ def source(cls, build_narrow, randomised) -> nn.Module:
 
 
 def body(model: nn.Module) -> dict[str, Tensor]:
-    """Without output norms, as classification checkpoints are."""
-    return {k: v for k, v in model.state_dict().items() if not k.startswith('norm')}
+    """Without output norms and pyramid, as classification checkpoints are."""
+    own = ('fpn',) if isinstance(model, InLineDeiT) else ('norm',)
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(own)}
 
 
 def classifier(model: nn.Module) -> dict[str, Tensor]:
     width = model.out_channels[-1]
     weights = body(model)
-    weights['norm.weight'], weights['norm.bias'] = torch.ones(width), torch.ones(width)
+    if not isinstance(model, InLineDeiT):  # of which the final norm is a part
+        weights['norm.weight'], weights['norm.bias'] = torch.ones(width), torch.ones(width)
     weights['head.weight'], weights['head.bias'] = torch.ones(10, width), torch.ones(10)
     if isinstance(model, InLineSwin):
         weights['layers.3.blocks.0.attn.relative_position_index'] = torch.zeros(49, 49).long()
@@ -86,6 +88,8 @@ def test_says_which_weights_were_taken(cls, source, monkeypatch):
 def test_everything_else_is_named(cls, source):
     conversion = convert(LAYOUTS['released'](source))
     others = {'norm.weight', 'norm.bias', 'head.weight', 'head.bias', 'optimizer', 'epoch'}
+    if cls is InLineDeiT:
+        others -= {'norm.weight', 'norm.bias'}
     buffers = {n for n in classifier(source) if n.endswith(('index', 'attn_mask'))}
     assert set(conversion.left_over) == others | buffers
     text = conversion.describe()
@@ -243,7 +247,7 @@ def test_converted_files_through_init_cfg(layout, suffix, prefix, cls, source, t
     files.append(
         dict(checkpoint=str(path), **({'prefix': 'backbone.'} if layout != 'released' else {}))
     )
-    if settings['arch']['num_heads'][3] is None:
+    if settings['arch']['num_heads'][-1] is None:
         settings = {**settings, 'arch': {**settings['arch'], 'num_heads': (1, 2, 4, 4)}}
     for file in files:
         init_cfg = dict(type='Pretrained', **file)
@@ -366,6 +370,8 @@ def test_an_attention_that_weights_do_not_tell(cls, build_narrow, tmp_path, tool
         assert message in error
     assert not target.exists()
     attention = "['linear', 'inline', 'inline', 'inline']"
+    if cls is InLineDeiT:  # six blocks in one stage
+        attention = "[['linear', 'inline', 'inline', 'inline', 'inline', 'inline']]"
     status, printed, _ = tool(source, target, '--attention', attention)
     assert status == 0
     assert f"'attention': {attention}" in printed
@@ -399,3 +405,33 @@ def test_l2vit_as_its_training_script_saves_it(build_narrow, randomised, tmp_pat
     loaded.init_weights()
     for name, value in body(model).items():
         assert torch.equal(loaded.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize('attention', ['inline', 'softmax'])
+def test_plain_network_as_others_save_it(attention, build_narrow, randomised, tmp_path, tool):
+    """Class token and final norm are kept, the pyramid is nobody's; nothing is taken for PVT."""
+    model = randomised(build_narrow(InLineDeiT, attention=attention))
+    content = dict(model=classifier(model), args=Namespace(model='deit'), epoch=299)
+    torch.save(content, tmp_path / 'source.pth')
+    status, printed, _ = tool(tmp_path / 'source.pth', tmp_path / 'target.pth')
+    assert status == 0
+    assert printed.startswith('recognised  InLine-DeiT' if attention == 'inline' else 'recognised')
+    assert 'missing     fpn1 (6), fpn2 (2)\n' in printed
+    assert 'left over   head (2), args, epoch\n' in printed
+    for name in ('source.pth', 'target.pth'):
+        loaded = build_narrow(
+            InLineDeiT,
+            attention=attention,
+            init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / name)),
+        )
+        loaded.init_weights()
+        for key, value in body(model).items():
+            assert torch.equal(loaded.state_dict()[key], value), key
+    without = build_narrow(
+        InLineDeiT,
+        attention=attention,
+        cls_token=False,
+        init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'source.pth')),
+    )
+    with pytest.raises(CheckpointError, match=r'cls_token.*Nothing was loaded'):
+        without.init_weights()

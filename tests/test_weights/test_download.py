@@ -304,7 +304,7 @@ def test_weights_put_there_by_hand_are_kept(released, tmp_path):
     assert (tmp_path / 'inline_pvt_tiny.pth').read_text() == 'mine'
 
 
-@pytest.mark.parametrize('name', ['inline_pvt_small', 'pvt_tiny', 'inline_swin_tiny', 'l2vit_tiny'])
+@pytest.mark.parametrize('name', ['inline_pvt_small', 'pvt_tiny', 'inline_deit_tiny', 'l2vit_tiny'])
 def test_weights_of_another_model(name, released, tmp_path):
     with pytest.raises(UserError, match='these are weights of InLine-PVT-T'):
         fetch_weights(name, tmp_path, released.url)

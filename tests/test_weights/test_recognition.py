@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlab_inline import InLinePVT, InLineSwin, L2ViT
+from mmlab_inline import InLineDeiT, InLinePVT, InLineSwin, L2ViT
 from mmlab_inline.utils import CheckpointError
 from mmlab_inline.weights.recognition import recognise
 
@@ -32,6 +32,13 @@ NAMES = {
     (L2ViT, 'tiny', None): 'L2ViT-T',
     (L2ViT, 'small', None): 'L2ViT-S',
     (L2ViT, 'base', None): 'L2ViT-B',
+    (InLineDeiT, 'tiny', None): 'InLine-DeiT-T',
+    (InLineDeiT, 'small', None): 'InLine-DeiT-S',
+    (InLineDeiT, 'base', None): 'InLine-DeiT-B',
+    (InLineDeiT, 'vit-tiny', None): 'ViT-T',
+    (InLineDeiT, 'vit-small', None): 'ViT-S',
+    (InLineDeiT, 'vit-base', None): 'ViT-B',
+    (InLineDeiT, 'small', 'softmax'): 'DeiT-S',
 }
 
 
@@ -75,6 +82,13 @@ def test_custom_arch_is_rebuilt(cls, attention, build_narrow):
         (InLinePVT, dict(arch='tiny', attention='softmax', sr_ratios=(4, 2, 2, 1))),
         (InLinePVT, dict(arch='tiny', attention=MIXED)),
         (L2ViT, dict(arch='small', attention='inline')),
+        (InLineDeiT, dict(arch='tiny', in_channels=1, pretrain_img_size=384)),
+        (InLineDeiT, dict(arch='base', pretrain_img_size=224)),
+        (InLineDeiT, dict(arch='base', cls_token=False)),
+        (InLineDeiT, dict(arch='vit-base', pretrain_img_size=384)),
+        (InLineDeiT, dict(arch='vit-base', attention='inline')),
+        (InLineDeiT, dict(arch='tiny', attention=(('inline',) * 6 + ('softmax',) * 6,))),
+        (InLineDeiT, dict(arch='tiny', attention='agent', cls_token=False)),
         (L2ViT, dict(arch='tiny', attention=('softmax', 'l2vit', 'l2vit', 'l2vit'), in_channels=1)),
         (
             L2ViT,
@@ -97,6 +111,34 @@ def test_settings_that_are_not_the_archs_own(cls, settings):
 def test_unknown_models(drop):
     weights = {k: v for k, v in shapes(InLinePVT, 'tiny').items() if drop not in k}
     with pytest.raises(CheckpointError, match='no weights of a model known here'):
+        recognise(weights)
+
+
+def test_heads_of_plain_vit_are_those_of_its_name(build_narrow):
+    """Of two archs with the same shapes, the one whose own attention it is; and this is said."""
+    found = recognise(shapes(InLineDeiT, 'tiny', attention='softmax'))
+    assert found.settings == dict(arch='vit-tiny')
+    assert any('arch vit-tiny, which tiny differs from in heads' in text for text in found.assumed)
+    assert recognise(shapes(InLineDeiT, 'tiny')).settings == dict(arch='tiny')
+    narrow = recognise(build_narrow(InLineDeiT, attention='softmax').state_dict())
+    assert narrow.settings['arch']['num_heads'] == (None,)
+    assert 'num_heads, which are to be filled in' in narrow.assumed
+    inline = recognise(build_narrow(InLineDeiT).state_dict())
+    assert inline.settings['arch']['num_heads'] == (4,)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'patch_embed.proj.weight': (192, 3, 32, 32)}, 'patches are of 32x32 pixels, those here'),
+        ({'dist_token': (1, 1, 192)}, 'it has a distillation token, which no model'),
+        ({'pos_embed': (1, 199, 192)}, 'position embeddings are of a map that is not square'),
+    ],
+)
+def test_other_plain_networks(change, message):
+    weights = shapes(InLineDeiT, 'vit-tiny')
+    weights |= {name: torch.empty(shape, device='meta') for name, shape in change.items()}
+    with pytest.raises(CheckpointError, match=message):
         recognise(weights)
 
 

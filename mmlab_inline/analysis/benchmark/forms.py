@@ -48,9 +48,11 @@ def released(mixer: InLineAttention, x: Tensor, hw_shape: tuple[int, int]) -> Te
     if mixer.residual is None:
         return mixer.proj(out)
     kernel = mixer.residual(x.mean(1)).reshape(batch * channels, 1, 3, 3)
-    image = v.transpose(2, 3).reshape(1, batch * channels, *hw_shape)
+    before = int(mixer.class_token)  # tokens before those of the map
+    image = v[:, :, before:].transpose(2, 3).reshape(1, batch * channels, *hw_shape)
     local = F.conv2d(image, kernel, padding=1, groups=batch * channels)
-    out = out + local.reshape(batch, channels, num_tokens).transpose(1, 2)
+    local = local.reshape(batch, channels, num_tokens - before).transpose(1, 2)
+    out = out + F.pad(local, (0, 0, before, 0))
     return mixer.proj(out)
 
 
@@ -59,7 +61,8 @@ def _by_op(
 ) -> Tensor:
     mean = token_mean(x)
     kernel = mixer.local_kernel(mean.to(x.dtype))
-    return mixer.proj(op(x, mean, hw_shape, mixer.params(), kernel))
+    out = op(x, mean, hw_shape, mixer.params(), kernel, class_token=mixer.class_token)
+    return mixer.proj(out)
 
 
 def _floor(mixer: QKVMixer, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
