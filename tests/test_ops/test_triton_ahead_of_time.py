@@ -31,6 +31,12 @@ WIDTHS = sorted(
     | {arch['embed_dims'] << stage for arch in inline_swin.ARCH_ZOO.values() for stage in range(4)}
 )
 QUICK = [(80, 96, DTYPES[0]), (90, 320, DTYPES[-1])]
+# float32 takes most shared memory and registers: the others at a width of each kind of tile.
+CASES = [
+    case
+    for case in product(SHARED_MEMORY, WIDTHS, DTYPES)
+    if case[2] is DTYPES[0] or case[1] in (96, 320)
+]
 
 
 class StandIn:
@@ -73,10 +79,7 @@ def autocast(dtype: torch.dtype, product_dtype: torch.dtype) -> torch.autocast:
 @pytest.mark.filterwarnings('error:InLine attention runs without')
 @pytest.mark.parametrize(
     ('capability', 'channels', 'dtypes'),
-    [
-        case if case in QUICK else pytest.param(*case, marks=pytest.mark.long)
-        for case in product(SHARED_MEMORY, WIDTHS, DTYPES)
-    ],
+    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.long) for case in CASES],
 )
 def test_all_kernels_compile(capability, channels, dtypes, use_gpu, monkeypatch):
     """To machine code, as they will be launched."""
