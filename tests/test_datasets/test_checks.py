@@ -517,7 +517,7 @@ DETECTION = [
         'fatal',
         'annotations-not-json',
         ON_FILE,
-        'is no JSON (JSONDecodeError',
+        'is no JSON (Expecting value: line 1',
         'export',
     ),
     (

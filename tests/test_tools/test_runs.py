@@ -232,7 +232,8 @@ def test_training_in_mixed_precision(folder):
 
 def test_testing_in_mixed_precision(trained, folder):
     task, _ = trained
-    arguments = [f'work_dirs/{task}/{LAST[task]}', '--work-dir', f'work_dirs/amp_{task}', '--amp']
+    checkpoint = (folder / f'work_dirs/{task}/last_checkpoint').read_text()
+    arguments = [checkpoint, '--work-dir', f'work_dirs/amp_{task}', '--amp']
     if task == 'mmseg':  # mmdet merges no masks
         arguments.append('--tta')
     printed = run(ROOT / 'tools/test.py', DEMO[task], *arguments, cwd=folder)
