@@ -49,8 +49,6 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    # As Ctrl-C does, end the run that is going and save its state.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     from mmlab_inline.analysis.sweep import claimed, plan, run, trials_of
     from mmlab_inline.engine import load_config
     from mmlab_inline.report import collect, write_sweep
@@ -63,6 +61,8 @@ def main() -> None:
         points = plan(args.config, args.vary, options, args.from_scratch)
         sweep = {**vars(args), 'out': None, 'settings': settings}  # the folder may be moved
         with claimed(out, sweep) as lock:
+            # As Ctrl-C does, end the run that is going and save its state.
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
             trials = trials_of(points, args.seeds, out)
             left = [trial for trial in trials if trial.result() is None]
             print(f'{len(trials)} runs, {len(left)} of them to do, in {out}', flush=True)
