@@ -135,6 +135,49 @@ def attention_choice(text: str) -> object:
         ) from None
 
 
+def varied(text: str) -> tuple[str, dict[str, object]]:
+    """Type of an argument: KEY=VALUE,VALUE..., each value read as --cfg-options reads it.
+
+    Returns:
+        The key, and the values by how they were written.
+    """
+    key, equals, values = text.partition('=')
+    try:
+        texts = [value.strip() for value in _top_level(values)]
+        found = {value: _SettingsAction._parse_iterable(value) for value in texts}
+    except (ValueError, AssertionError, RecursionError):
+        raise argparse.ArgumentTypeError(
+            f'{text!r}: brackets and quotes are to be closed, and dicts written as in Python'
+        ) from None
+    if not key or not equals or '' in texts:
+        raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE,VALUE...')
+    for number, value in enumerate(found.values()):
+        if value in list(found.values())[:number] or len(found) < len(texts):
+            raise argparse.ArgumentTypeError(f'{text!r} has a value twice')
+    return key, found
+
+
+def _top_level(text: str) -> list[str]:
+    """Split at the commas that stand in no bracket and no quotes."""
+    parts, depth, quote = [''], 0, ''
+    for char in text:
+        if quote:
+            quote = '' if char == quote else quote
+        elif char in '"\'':
+            quote = char
+        else:
+            depth += (char in '([{') - (char in ')]}')
+        if depth < 0:
+            break
+        if char == ',' and not depth and not quote:
+            parts.append('')
+        else:
+            parts[-1] += char
+    if depth or quote:
+        raise ValueError(text)
+    return parts
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Type of an argument: HxW."""
     match = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)

@@ -1,1 +1,1 @@
-"""What a model costs, counted and measured; what its attentions do."""
+"""What a model costs, counted and measured; what its attentions do; sweeps over settings."""

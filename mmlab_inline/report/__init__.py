@@ -5,6 +5,7 @@ from .curves import draw_curves, draw_several, plot_losses
 from .hooks import EVALUATED, CurvesHook, ReportHook
 from .record import Record, read_record
 from .run_report import RunReport
+from .sweep import collect, sweep_table, write_sweep
 from .tensorboard import TensorBoardScalars
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     'ReportHook',
     'RunReport',
     'TensorBoardScalars',
+    'collect',
     'compare',
     'draw_curves',
     'draw_several',
@@ -21,4 +23,6 @@ __all__ = [
     'plot_losses',
     'read_record',
     'read_runs',
+    'sweep_table',
+    'write_sweep',
 ]

@@ -12,8 +12,8 @@ _HEADLINES = ('bbox_mAP', 'segm_mAP', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore'
 
 
 def headlines(metrics: list[str]) -> list[str]:
-    """The main ones among names of metrics, or the first few where none is known."""
-    known = [name for name in metrics if name.rpartition('/')[2] in _HEADLINES]
+    """The main ones among names of metrics, foremost first, or the first few if none is known."""
+    known = [name for main in _HEADLINES for name in metrics if name.rpartition('/')[2] == main]
     return known or metrics[:6]
 
 

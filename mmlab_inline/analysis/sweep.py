@@ -1,0 +1,264 @@
+"""A grid of runs: checked before the first one starts, trained and tested one after the other.
+
+A run has a folder of its own in that of the sweep. Its ``result.json`` is written at its end, in
+one piece: a run that has it is finished, any other is taken up where it was, or started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+
+from ..engine.config import drop_pretrained, load_config
+from ..engine.model import errors_of_build
+from ..engine.preflight import check_data, check_pretrained
+from ..runs import check_leftovers
+from ..utils import UserError, write_atomically
+from .flops import build_meta, count_config
+
+_MAX_NAME = 80  # characters of a folder's name that say what is varied
+
+
+@dataclass(frozen=True)
+class Point:
+    """A combination of the varied settings.
+
+    Attributes:
+        values: How the values are written, by key; by the last words of the keys where they differ.
+        options: All options of its runs, the varied ones and those that all have.
+        params: Parameters of the model.
+        flops: Multiply-accumulates as published tables count them; None where they cannot be.
+    """
+
+    values: dict[str, str]
+    options: dict[str, object]
+    params: int
+    flops: int | None
+
+    @property
+    def label(self) -> str:
+        """The values and their keys, in words."""
+        return ', '.join(f'{key}={text}' for key, text in self.values.items())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a sweep: a point with a seed, and the folder where it goes."""
+
+    point: Point
+    seed: int
+    folder: Path
+
+    def result(self) -> dict[str, float] | None:
+        """Its metrics if it is finished.
+
+        Raises:
+            UserError: The folder has the result of other options.
+        """
+        path = self.folder / 'result.json'
+        if not path.is_file():
+            return None
+        try:
+            stored = json.loads(path.read_text())
+            is_own = stored['run'] == self._identity()
+        except (OSError, ValueError, TypeError, KeyError):
+            is_own = False
+        if not is_own:
+            raise UserError(f'{path} is not of this run; remove it, or give another --out')
+        return stored['metrics']
+
+    def finish(self) -> None:
+        """Write down that it is trained and tested."""
+        metrics = json.loads((self.folder / 'metrics.json').read_text())
+        content = json.dumps({'run': self._identity(), 'metrics': metrics}, indent=1)
+        write_atomically(self.folder / 'result.json', content.encode())
+
+    def _identity(self) -> dict[str, object]:
+        return {'options': _texts(self.point.options), 'seed': self.seed}
+
+
+def plan(
+    config: str,
+    varied: Sequence[tuple[str, Mapping[str, object]]],
+    options: Mapping[str, object],
+    from_scratch: bool,
+) -> list[Point]:
+    """Every combination of the varied settings, each with its config checked and its model built.
+
+    Args:
+        config: Config file.
+        varied: Keys, and values by how they are written.
+        options: Of all runs.
+        from_scratch: Whether the runs do without pretrained weights.
+
+    Raises:
+        UserError: A key is given twice, or a combination cannot run; says which and why.
+    """
+    keys = [key for key, _ in varied]
+    for key in keys:
+        if key in options or keys.count(key) > 1:
+            raise UserError(f'{key} is given twice, by --vary and by --cfg-options or --vary')
+    last = [key.rpartition('.')[2] for key in keys]
+    names = last if len(set(last)) == len(last) else keys
+    points = []
+    for values in product(*(found.items() for _, found in varied)):
+        texts = [text for text, _ in values]
+        chosen = {**options, **dict(zip(keys, (value for _, value in values), strict=True))}
+        try:
+            cost = _check(config, chosen, from_scratch)
+        except UserError as error:
+            named = ' '.join(map('='.join, zip(keys, texts, strict=True)))
+            raise UserError(f'--vary {named}: {error}') from error
+        points.append(Point(dict(zip(names, texts, strict=True)), chosen, *cost))
+    return points
+
+
+def _check(config: str, options: Mapping, from_scratch: bool) -> tuple[int, int | None]:
+    """Check what can be checked without a run; parameters and multiply-accumulates."""
+    cfg = load_config(config, options)
+    check_leftovers(cfg)
+    if from_scratch or cfg.get('load_from'):
+        drop_pretrained(cfg)
+    check_pretrained(cfg)
+    check_data(cfg, 'train', 'val', 'test')
+    scope = cfg.get('default_scope')
+    model = build_meta(cfg.get('model') or {}, scope)
+    scoped = DefaultScope.overwrite_default_scope(scope)
+    with errors_of_build('the optimizer'), scoped:
+        build_optim_wrapper(model, cfg.optim_wrapper)
+    try:
+        flops = count_config(cfg)[''].flops
+    except UserError:  # no fault of the model's
+        flops = None
+    return sum(parameter.numel() for parameter in model.parameters()), flops
+
+
+def trials_of(points: Sequence[Point], seeds: int, folder: Path) -> list[Trial]:
+    """Every point with every seed; all points with the first seed come first."""
+    return [
+        Trial(point, seed, folder / f'{number:02d}_{_file_name(point.label)}_seed={seed}')
+        for seed in range(seeds)
+        for number, point in enumerate(points, 1)
+    ]
+
+
+@contextmanager
+def claimed(folder: Path, sweep: Mapping[str, object]) -> Iterator[int]:
+    """Hold the folder of a sweep, and wait until nothing else does.
+
+    Args:
+        folder: Is made if it is missing.
+        sweep: What tells the sweep from any other, for JSON.
+
+    Yields:
+        A file descriptor to pass to the runs: where a sweep is killed and its run is not, the next
+        one waits for that.
+
+    Raises:
+        UserError: The folder holds another sweep, or cannot be written.
+    """
+    path, text = folder / 'plan.json', json.dumps(sweep, indent=1, default=repr)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / '.lock').open('w')
+    except OSError as error:
+        raise UserError(f'{folder} cannot be written: {error.strerror}') from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f'A run is still going in {folder}: this waits for its end', flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.is_file():
+            write_atomically(path, text.encode())
+        elif path.read_text() != text:
+            raise UserError(
+                f'{folder} holds another sweep, as {path} says: give another --out, or the config '
+                'and the arguments of then'
+            )
+        yield lock.fileno()
+
+
+def run(trial: Trial, tools: Path, config: str, from_scratch: bool, lock: int) -> str:
+    """Train and test.
+
+    Args:
+        trial: What to run; it goes on where it was stopped.
+        tools: Where train.py and test.py are.
+        config: Config file.
+        from_scratch: Whether to train without pretrained weights.
+        lock: By :func:`claimed`.
+
+    Returns:
+        Why it failed, in a line; nothing if it has not.
+    """
+    shared = [config, '--work-dir', trial.folder]
+    options = [f'{key}={text}' for key, text in _texts(trial.point.options).items()]
+    options = ['--cfg-options', *options]  # take all that comes after them
+    scratch = ['--from-scratch'] if from_scratch else []
+    train = [*shared, '--resume', '--seed', trial.seed, *scratch, *options]
+    try:
+        trial.folder.mkdir(exist_ok=True)
+        printed = _call([tools / 'train.py', *train], trial.folder / 'train.txt', lock)
+        # Its last words are the command that tests the best checkpoint, or the last.
+        advice = re.findall(r'^ +python tools/test\.py .*', printed, re.MULTILINE)
+        if not advice:
+            raise UserError('no checkpoint was written')
+        checkpoint = shlex.split(advice[-1])[-1]
+        _call([tools / 'test.py', *shared, checkpoint, *options], trial.folder / 'test.txt', lock)
+        trial.finish()
+    except (OSError, UserError) as error:
+        return str(error)
+    return ''
+
+
+def _call(command: Sequence[object], log: Path, lock: int) -> str:
+    """Run a tool to its end; what it has printed.
+
+    Raises:
+        UserError: It has failed; its last word on that.
+    """
+    with log.open('w') as file:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            pass_fds=(lock,),
+            start_new_session=True,  # a signal comes from here, once
+        )
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()  # a training saves its state
+            process.wait()
+            raise
+    printed = log.read_text(errors='replace')
+    if status < 0:
+        raise UserError(f'{log.stem}: ended by {signal.Signals(-status).name}')
+    if status:
+        lines = [line.strip() for line in printed.splitlines() if line.strip()]
+        errors = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')]
+        raise UserError(f'{log.stem}: {(errors or lines or [f"exit status {status}"])[-1]}')
+    return printed
+
+
+def _texts(options: Mapping[str, object]) -> dict[str, str]:
+    return {key: repr(value) for key, value in options.items()}
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r'[^\w.=+-]+', '_', label)[:_MAX_NAME].strip('_')

@@ -1,0 +1,190 @@
+"""Runs of a sweep, with tools that only write down how they were called."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmlab_inline.analysis.sweep import Point, claimed, run, trials_of
+from mmlab_inline.cli import ArgumentParser
+from mmlab_inline.utils import UserError
+
+ROOT = Path(__file__).parents[2]
+# They take the arguments of the real ones. ``rate`` says what becomes of the run.
+TOOL = """
+import json, os, signal, sys, time
+from pathlib import Path
+from mmlab_inline.cli import ArgumentParser
+parser = ArgumentParser()
+parser.add_config_arguments('a=1')
+for name in ('--work-dir', '--seed'):
+    parser.add_argument(name)
+for name in ('--resume', '--from-scratch'):
+    parser.add_argument(name, action='store_true')
+if sys.argv[0].endswith('test.py'):
+    parser.add_argument('checkpoint')
+args = parser.parse_args()
+folder, rate = Path(args.work_dir), args.cfg_options['rate']
+with open(folder / 'calls', 'a') as calls:
+    print(json.dumps([Path(sys.argv[0]).stem, sys.argv[1:]]), file=calls)
+"""
+TRAIN = """
+if rate == 'slow':
+    signal.signal(signal.SIGTERM, lambda *_: (folder / 'saved').touch() or sys.exit(143))
+    (folder / 'started').touch()
+    time.sleep(1.5)
+if rate == 'killed':
+    os.kill(os.getpid(), signal.SIGKILL)
+if rate == 'refused':
+    print('error: the loss is not finite', file=sys.stderr)
+    print('and some last words')
+    sys.exit(2)
+if rate == 'crashed':
+    raise ValueError('of the crash')
+print('The last checkpoint is last.pth.')
+if rate != 'short':
+    print('Test it with', '    python tools/test.py CONFIG \\'a b/last.pth\\'', sep=os.linesep)
+"""
+TEST = """
+if rate == 'untestable':
+    sys.exit(3)
+(folder / 'metrics.json').write_text(json.dumps({'mIoU': 40.0 + int(args.checkpoint[0] == 'a')}))
+"""
+# A sweep in a process of its own, to be killed.
+SWEEP = """
+import signal, sys
+from pathlib import Path
+from mmlab_inline.analysis.sweep import Point, claimed, run, trials_of
+signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+folder = Path(sys.argv[1])
+(trial,) = trials_of([Point({'rate': 'slow'}, {'rate': 'slow'}, 1, None)], 1, folder)
+with claimed(folder, {}) as lock:
+    run(trial, Path(sys.argv[2]), 'CONFIG', False, lock)
+"""
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    folder = tmp_path / 'tools'
+    folder.mkdir()
+    (folder / 'train.py').write_text(TOOL + TRAIN)
+    (folder / 'test.py').write_text(TOOL + TEST)
+    return folder
+
+
+def trial_of(folder, rate, seeds=1, **options):
+    points = [Point({'rate': str(rate)}, {'rate': rate, **options}, 1, None)]
+    return trials_of(points, seeds, folder)[-1]
+
+
+def calls(trial):
+    return [json.loads(line) for line in (trial.folder / 'calls').read_text().splitlines()]
+
+
+def test_trains_and_tests_with_the_options(tools, tmp_path):
+    options = dict(model={'type': 'A', 'sizes': (1, 2)}, none=None, text="it's", lr=1e-4)
+    trial = trial_of(tmp_path / 'out', 'plain', 2, **options)
+    with claimed(tmp_path / 'out', {}) as lock:
+        assert trial.result() is None
+        assert run(trial, tools, 'CONFIG', True, lock) == ''
+    assert trial.result() == {'mIoU': 41.0}
+    (train, trained), (test, tested) = calls(trial)
+    assert (train, test) == ('train', 'test')
+    assert {'--resume', '--from-scratch'} <= set(trained)
+    assert trained[trained.index('--seed') + 1] == '1'
+    assert 'a b/last.pth' in tested
+    parser = ArgumentParser()
+    parser.add_config_arguments('a=1')
+    for arguments in (trained, tested):
+        read = parser.parse_args(['CONFIG', *arguments[arguments.index('--cfg-options') :]])
+        assert read.cfg_options == {'rate': 'plain', **options}
+
+
+@pytest.mark.parametrize(
+    ('rate', 'reason'),
+    [
+        ('killed', 'train: ended by SIGKILL'),
+        ('refused', 'train: the loss is not finite'),
+        ('crashed', 'train: ValueError: of the crash'),
+        ('short', 'no checkpoint was written'),
+        ('untestable', 'test: exit status 3'),
+    ],
+)
+def test_a_run_that_fails_has_a_reason_and_no_result(rate, reason, tools, tmp_path):
+    trial = trial_of(tmp_path / 'out', rate)
+    with claimed(tmp_path / 'out', {}) as lock:
+        assert run(trial, tools, 'CONFIG', False, lock) == reason
+    assert trial.result() is None
+
+
+def start(tools, folder):
+    process = subprocess.Popen([sys.executable, '-c', SWEEP, folder, tools])
+    trial = trial_of(folder, 'slow')
+    for _ in range(1200):
+        if (trial.folder / 'started').exists():
+            return process, trial
+        assert process.poll() is None
+        time.sleep(0.05)
+    raise AssertionError('the run does not start')
+
+
+def test_a_killed_sweep_leaves_no_two_runs_in_a_folder(tools, tmp_path, capsys):
+    process, trial = start(tools, tmp_path)
+    process.kill()
+    process.wait()
+    assert trial.result() is None
+    with claimed(tmp_path, {}) as lock:
+        # The run that was left has come to its end, and only now another may start.
+        assert 'last.pth' in (trial.folder / 'train.txt').read_text()
+        assert run(trial, tools, 'CONFIG', False, lock) == ''
+    assert 'A run is still going' in capsys.readouterr().out
+    assert trial.result() == {'mIoU': 41.0}
+    assert [name for name, _ in calls(trial)] == ['train', 'train', 'test']
+
+
+def test_a_sweep_that_is_told_to_stop_lets_the_run_save(tools, tmp_path):
+    process, trial = start(tools, tmp_path)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait() == 143
+    assert (trial.folder / 'saved').exists()
+    assert trial.result() is None
+
+
+def test_folder_of_another_sweep(tmp_path):
+    sweep = {'config': 'a.py', 'vary': [('lr', {'1': 1})], 'settings': {1: object}}
+    for _ in range(2):
+        with claimed(tmp_path / 'out', sweep):
+            pass
+    with (
+        pytest.raises(UserError, match='holds another sweep'),
+        claimed(tmp_path / 'out', {**sweep, 'config': 'b.py'}),
+    ):
+        pass
+    (tmp_path / 'file').touch()
+    with pytest.raises(UserError, match='file cannot be written'), claimed(tmp_path / 'file', {}):
+        pass
+
+
+@pytest.mark.parametrize('content', ['{"run":', '[]', '{"run": {"options": {}, "seed": 0}}'])
+def test_result_of_other_options_or_torn(content, tmp_path):
+    trial = trial_of(tmp_path, 'plain')
+    trial.folder.mkdir()
+    (trial.folder / 'result.json').write_text(content)
+    with pytest.raises(UserError, match='is not of this run'):
+        trial.result()
+
+
+def test_names_of_folders(tmp_path):
+    points = [
+        Point({'attention': text}, {}, 1, None) for text in ('a', "{'type': 'a/b'}", 'x' * 200)
+    ]
+    folders = [trial.folder.name for trial in trials_of(points, 2, tmp_path)]
+    assert folders[:2] == ['01_attention=a_seed=0', '02_attention=_type_a_b_seed=0']
+    assert len(set(folders)) == 6
+    assert max(map(len, folders)) < 100

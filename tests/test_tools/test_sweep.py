@@ -1,0 +1,111 @@
+"""tools/sweep.py: what it refuses before it runs, and a real sweep that is killed and goes on."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mmlab_inline.datasets import write_dataset
+
+from .test_killed_runs import CONFIGS, ROOT, records
+
+pytest.importorskip('mmseg')
+
+SWEEP = str(ROOT / 'tools/sweep.py')
+ATTENTION = 'model.backbone.attention=inline,softmax'
+
+
+@pytest.fixture(scope='module')
+def config(tmp_path_factory):
+    """Six iterations on drawn data."""
+    folder = tmp_path_factory.mktemp('sweep')
+    write_dataset(folder / 'data', 12, 4, size=64, classes=('circle', 'ring', 'cross'))
+    text = CONFIGS['iterations'].replace('ROOT', str(ROOT)).replace('DATA', str(folder / 'data'))
+    text = text.replace('WORKERS', '0').replace('max_iters=18', 'max_iters=6')
+    path = folder / 'tiny.py'
+    path.write_text(
+        f'{text}test_dataloader = val_dataloader\n'
+        'default_hooks = dict(logger=dict(interval=1), checkpoint=checkpoint)\n'
+    )
+    return str(path)
+
+
+@pytest.fixture
+def sweep(config, tmp_path, monkeypatch, capsys):
+    """Runs the tool; exit status and what it printed."""
+
+    def run(*arguments):
+        out = tmp_path / 'out'
+        monkeypatch.setattr(sys, 'argv', [SWEEP, config, *arguments, '--out', str(out)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(SWEEP, run_name='__main__')
+        assert not out.exists()
+        return end.value.code, ''.join(capsys.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--vary', 'model.backbone.atention=a,b'], "unknown key 'atention'"),
+        (['--vary', 'model.backbone.attention=inline,none_such'], 'attention=none_such: the model'),
+        (['--vary', 'optim_wrapper.optimizer.lr=1e-4,fast'], 'lr=fast: the optimizer does not'),
+        (['--vary', 'train_dataloader.dataset.data_root=/none'], 'train data: /none/'),
+        (['--vary', ATTENTION, '--vary', ATTENTION], 'model.backbone.attention is given twice'),
+        (
+            ['--vary', ATTENTION, '--cfg-options', 'model.backbone.attention=mala'],
+            'model.backbone.attention is given twice',
+        ),
+        (['--vary', ATTENTION, '--seeds', '0'], 'is not a whole number of at least 1'),
+        (
+            ['--vary', ATTENTION, '--vary', 'model.backbone.window_size=7,0'],
+            'attention=inline model.backbone.window_size=0: the model does not build',
+        ),
+    ],
+)
+def test_refuses_in_a_line_before_it_runs(arguments, message, sweep):
+    status, printed = sweep(*arguments)
+    assert status == 2
+    assert printed.startswith('error: ')
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.long
+def test_killed_and_continued(config, tmp_path, monkeypatch):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+    out = tmp_path / 'out'
+    command = [sys.executable, SWEEP, config, '--vary', ATTENTION, '--out', str(out)]
+    process = subprocess.Popen(command)
+    while not list(out.glob('01*/iter_3.pth')):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    assert not list(out.glob('*/result.json'))
+
+    first = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert '2 runs, 2 of them to do' in first.stdout
+    folders = sorted(path.parent for path in out.glob('*/result.json'))
+    assert [path.name for path in folders] == [
+        '01_attention=inline_seed=0',
+        '02_attention=softmax_seed=0',
+    ]
+    written = {path: os.stat(path / 'result.json').st_mtime_ns for path in folders}
+    for number, folder in enumerate(folders):
+        assert len(records(folder)) == 6
+        found = json.loads((out / 'sweep.json').read_text())[number]
+        assert found['mIoU'] == json.loads((folder / 'metrics.json').read_text())['mIoU']
+
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert '2 runs, 0 of them to do' in again.stdout
+    assert {path: os.stat(path / 'result.json').st_mtime_ns for path in folders} == written
+    other = subprocess.run([*command, '--seeds', '2'], capture_output=True, text=True, check=False)
+    assert other.returncode == 2
+    assert 'holds another sweep' in other.stderr
