@@ -166,7 +166,8 @@ def _draw_cost(rows: Sequence[Row], metric: str) -> Figure:
     }
     axes = drawing.subplots(1, len(costs), sharey=True)
     for axis, (label, cost) in zip(axes, costs.items(), strict=True):
-        for index, row in enumerate(rows):
+        # Only these have curves, and colours are to be the same there.
+        for index, row in enumerate(row for row in rows if row.metrics):
             mean, spread = mean_and_spread(row.values(metric))
             if mean is not None:
                 style = dict(fmt='o', capsize=3, color=run_colour(index), label=row.point.label)

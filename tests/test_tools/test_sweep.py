@@ -9,7 +9,10 @@ import time
 
 import pytest
 
+from mmlab_inline.analysis.flops import count_config
+from mmlab_inline.analysis.sweep import plan
 from mmlab_inline.datasets import write_dataset
+from mmlab_inline.engine import build_model, load_config
 
 from .test_killed_runs import CONFIGS, ROOT, records
 
@@ -74,6 +77,31 @@ def test_refuses_in_a_line_before_it_runs(arguments, message, sweep):
     assert printed.startswith('error: ')
     assert message in printed
     assert len(printed.splitlines()) == 1
+
+
+def test_plan_has_all_combinations_with_their_cost(config):
+    """Of another library's backbone too, whose channels are those of the neck."""
+    resnet = dict(type='ResNet', depth=18, base_channels=8, _delete_=True)
+    varied = [
+        ('model.backbone', {'resnet': resnet}),
+        ('model.decode_head.channels', {'16': 16, '32': 32}),
+        ('optim_wrapper.optimizer.lr', {'1e-4': 1e-4}),
+    ]
+    points = plan(config, varied, {'train_cfg.max_iters': 2}, False)
+    labels = [f'backbone=resnet, channels={channels}, lr=1e-4' for channels in (16, 32)]
+    assert [point.label for point in points] == labels
+    for point, channels in zip(points, (16, 32), strict=True):
+        assert point.options == {
+            'train_cfg.max_iters': 2,
+            'model.backbone': resnet,
+            'model.decode_head.channels': channels,
+            'optim_wrapper.optimizer.lr': 1e-4,
+        }
+        cfg = load_config(config, point.options)
+        model = build_model(cfg.model, 'mmseg')
+        assert type(model.backbone).__name__ == 'ResNet'
+        assert point.params == sum(p.numel() for p in model.parameters())
+        assert point.flops == count_config(cfg)[''].flops
 
 
 @pytest.mark.long
