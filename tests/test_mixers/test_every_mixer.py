@@ -232,8 +232,8 @@ def test_compiles_without_graph_breaks(name, randomised):
     assert largest_difference(compiled(x, (9, 14)), mixer(x, (9, 14)).detach().double()) < 1e-5
 
 
-# A gain of one over a small sum, and a norm, make more of what rounding leaves.
-ROUGHER = {'mala': 0.05, 'metala': 0.06}
+# A gain of one over a small sum, and norms, make more of what rounding leaves.
+ROUGHER = {'l2vit': 0.04, 'mala': 0.05, 'metala': 0.06}
 
 
 @every
