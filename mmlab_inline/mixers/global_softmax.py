@@ -1,10 +1,13 @@
 """Softmax attention of all tokens to all (An Image is Worth 16x16 Words, arXiv 2010.11929)."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from ..ops import merge_heads, self_adjusted_attention, softmax_attention, split_heads
 from ..utils import check_flag
 from .base import QKVMixer, token_mixer
+from .weights import Weights, softmax_weights
 
 
 @token_mixer('global')
@@ -45,6 +48,17 @@ class GlobalAttention(QKVMixer):
         self.self_adjust = self_adjust
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        attend = self_adjusted_attention if self.self_adjust else softmax_attention
-        out = attend(*(split_heads(t, self.num_heads) for t in self.project(x)))
+        return self._finish(self._attend(*self._heads(x)))
+
+    def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
+        return softmax_weights(self._attend, *self._heads(x), finish=self._finish)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(split_heads(t, self.num_heads) for t in self.project(x))
+
+    @property
+    def _attend(self) -> Callable[..., Tensor]:
+        return self_adjusted_attention if self.self_adjust else softmax_attention
+
+    def _finish(self, out: Tensor) -> Tensor:
         return self.proj(merge_heads(out))
