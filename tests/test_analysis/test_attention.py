@@ -155,7 +155,7 @@ def test_neighbours():
 
 
 def test_other_backbones():
-    with pytest.raises(UserError, match='Linear has no attention to look at; take .*InLinePVT'):
+    with pytest.raises(UserError, match=r'Linear has no attention to look at; take .*InLinePVT'):
         look(torch.nn.Linear(1, 1), torch.zeros(1, 3, 32, 32))
 
 
