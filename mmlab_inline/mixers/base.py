@@ -183,7 +183,12 @@ class TokenMixer(nn.Module):
         Args:
             x: Tokens (B, N, C), row-major over the map.
             hw_shape: Map size (H, W) in tokens.
+
+        Returns:
+            None where it has none, or a class token, which has no place in the map.
         """
+        if self.class_token:
+            return None
         if self.window_size is None:
             return self.weigh(x, hw_shape)
         shift = window_shift(hw_shape, self.window_size) if self.shift else (0, 0)
