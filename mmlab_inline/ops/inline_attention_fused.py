@@ -44,7 +44,8 @@ def inline_attention_fused(
         gram: Token covariance of ``x``, centred, (B, C, C) in float32, if it is known already:
             ``triton_kernels.token_mean_and_gram`` gives it in one read with ``x_mean``.
     """
-    if params.kernel != 'identity' or not triton_is_available(x):
+    # A covariance from the kernels tells that they can: asking again would cost as a launch does.
+    if params.kernel != 'identity' or (gram is None and not triton_is_available(x)):
         return inline_attention_fast(x, x_mean, hw_shape, params, local_kernel, class_token)
     from .triton_kernels import project_and_local_residual, token_mean_and_gram
 
