@@ -2,9 +2,9 @@
 
     python tools/sweep.py CONFIG --vary KEY=VALUE,VALUE... [--vary ...] [--seeds N] [--out DIR] ...
 
-Checks every combination first, then runs one after the other, each in a folder of its own. The same
-command goes on where it was stopped, and tries again what has failed. Prints a table; DIR has it as
-sweep.csv and sweep.json, and sweep.html with curves and accuracy against cost.
+Checks every combination first, then runs one after the other, or --jobs at a time, each in a folder
+of its own. The same command goes on where it was stopped, and tries again what has failed. Prints a
+table; DIR has it as sweep.csv and sweep.json, and sweep.html with curves and accuracy against cost.
 """
 
 import argparse
@@ -42,6 +42,13 @@ def parse_args() -> argparse.Namespace:
         '--out', type=Path, metavar='DIR', help='default: work_dirs/sweep_CONFIG-NAME'
     )
     parser.add_argument(
+        '--jobs',
+        type=positive,
+        default=1,
+        metavar='N',
+        help='runs at a time, each on a GPU of its own or on its share of the CPU (default: 1)',
+    )
+    parser.add_argument(
         '--from-scratch', action='store_true', help='random weights instead of pretrained ones'
     )
     return parser.parse_args()
@@ -49,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mmlab_inline.analysis.sweep import claimed, plan, run, trials_of
+    from mmlab_inline.analysis.sweep import Runner, claimed, plan, trials_of
     from mmlab_inline.engine import load_config
     from mmlab_inline.report import collect, write_sweep
 
@@ -60,22 +67,23 @@ def main() -> None:
         settings = load_config(args.config).to_dict()
         points = plan(args.config, args.vary, options, args.from_scratch)
         sweep = {**vars(args), 'out': None, 'settings': settings}  # the folder may be moved
+        del sweep['jobs']  # and the machine be another
         with claimed(out, sweep) as lock:
-            # As Ctrl-C does, end the run that is going and save its state.
+            # As Ctrl-C does, end the runs that are going and save their state.
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
             trials = trials_of(points, args.seeds, out)
             left = [trial for trial in trials if trial.result() is None]
             print(f'{len(trials)} runs, {len(left)} of them to do, in {out}', flush=True)
+            write_sweep(out, name, collect(trials, {}))
             failed = {}
-            for number, trial in enumerate(left, 1):
-                write_sweep(out, name, collect(trials, failed))
-                print(f'{number}/{len(left)} {trial.folder.name}', flush=True)
-                reason = run(trial, Path(__file__).parent, args.config, args.from_scratch, lock)
+            runner = Runner(Path(__file__).parent, args.config, args.from_scratch, lock, args.jobs)
+            for number, (trial, reason) in enumerate(runner.run(left), 1):
                 if reason:
                     failed[trial.folder] = reason
-                    print(f'failed: {reason}', flush=True)
+                done = f'failed: {reason}' if reason else 'is done'
+                print(f'{number}/{len(left)} {trial.folder.name} {done}', flush=True)
+                write_sweep(out, name, collect(trials, failed))
             rows = collect(trials, failed)
-            write_sweep(out, name, rows)
     print_table(rows)
     print(f'{out / "sweep.html"} shows curves and cost.')
     sys.exit(bool(failed))

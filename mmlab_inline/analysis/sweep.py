@@ -1,4 +1,4 @@
-"""A grid of runs: checked before the first one starts, trained and tested one after the other.
+"""A grid of runs: checked before the first one starts, then trained and tested, some at a time.
 
 A run has a folder of its own in that of the sweep. Its ``result.json`` is written at its end, in
 one piece: a run that has it is finished, any other is taken up where it was, or started.
@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from queue import SimpleQueue
 
+import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
 
@@ -192,68 +197,121 @@ def claimed(folder: Path, sweep: Mapping[str, object]) -> Iterator[int]:
         yield lock.fileno()
 
 
-def run(trial: Trial, tools: Path, config: str, from_scratch: bool, lock: int) -> str:
-    """Train and test.
+class Runner:
+    """Trains and tests trials, several at a time, by the tools.
+
+    Each of those that run at a time has a GPU of its own as long as there are enough, or its share
+    of the CPU's threads.
 
     Args:
-        trial: What to run; it goes on where it was stopped.
         tools: Where train.py and test.py are.
         config: Config file.
         from_scratch: Whether to train without pretrained weights.
         lock: By :func:`claimed`.
-
-    Returns:
-        Why it failed, in a line; nothing if it has not.
+        jobs: Trials at a time.
     """
-    shared = [config, '--work-dir', trial.folder]
-    options = [f'{key}={text}' for key, text in _texts(trial.point.options).items()]
-    options = ['--cfg-options', *options]  # take all that comes after them
-    scratch = ['--from-scratch'] if from_scratch else []
-    train = [*shared, '--resume', '--seed', trial.seed, *scratch, *options]
-    try:
-        trial.folder.mkdir(exist_ok=True)
-        printed = _call([tools / 'train.py', *train], trial.folder / 'train.txt', lock)
-        # Its last words are the command that tests the best checkpoint, or the last.
-        advice = re.findall(r'^ +python tools/test\.py .*', printed, re.MULTILINE)
-        if not advice:
-            raise UserError('no checkpoint was written')
-        checkpoint = shlex.split(advice[-1])[-1]
-        _call([tools / 'test.py', *shared, checkpoint, *options], trial.folder / 'test.txt', lock)
-        trial.finish()
-    except (OSError, UserError) as error:
-        return str(error)
-    return ''
 
+    def __init__(
+        self, tools: Path, config: str, from_scratch: bool, lock: int, jobs: int = 1
+    ) -> None:
+        self.tools, self.config, self.from_scratch = tools, config, from_scratch
+        self._lock, self._jobs = lock, jobs
+        self._places: SimpleQueue[dict[str, str]] = SimpleQueue()
+        for place in _places(jobs):
+            self._places.put(place)
+        self._processes: set[subprocess.Popen] = set()
+        self._starting = threading.Lock()
+        self._stopped = False
 
-def _call(command: Sequence[object], log: Path, lock: int) -> str:
-    """Run a tool to its end; what it has printed.
+    def run(self, trials: Sequence[Trial]) -> Iterator[tuple[Trial, str]]:
+        """Run trials; those that were stopped go on where they were.
 
-    Raises:
-        UserError: It has failed; its last word on that.
-    """
-    with log.open('w') as file:
-        process = subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lock,),
-            start_new_session=True,  # a signal comes from here, once
-        )
+        Yields:
+            Each as it comes to its end, and why it failed, in a line, or nothing.
+        """
+        with ThreadPoolExecutor(self._jobs) as pool:
+            try:
+                runs = {pool.submit(self._run, trial): trial for trial in trials}
+                for done in as_completed(runs):
+                    yield runs[done], done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                with self._starting:
+                    self._stopped = True
+                    for process in self._processes:
+                        process.terminate()  # a training saves its state
+                raise
+
+    def _run(self, trial: Trial) -> str:
+        place = self._places.get()
+        shared = [self.config, '--work-dir', trial.folder]
+        options = [f'{key}={text}' for key, text in _texts(trial.point.options).items()]
+        options = ['--cfg-options', *options]  # take all that comes after them
+        scratch = ['--from-scratch'] if self.from_scratch else []
+        train = [*shared, '--resume', '--seed', trial.seed, *scratch, *options]
+        print(f'{trial.folder.name} starts', flush=True)
         try:
+            trial.folder.mkdir(exist_ok=True)
+            printed = self._call('train', train, trial.folder, place)
+            # Its last words are the command that tests the best checkpoint, or the last.
+            advice = re.findall(r'^ +python tools/test\.py .*', printed, re.MULTILINE)
+            if not advice:
+                raise UserError('no checkpoint was written')
+            checkpoint = shlex.split(advice[-1])[-1]
+            self._call('test', [*shared, checkpoint, *options], trial.folder, place)
+            trial.finish()
+        except (OSError, UserError) as error:
+            return str(error)
+        finally:
+            self._places.put(place)
+        return ''
+
+    def _call(
+        self, tool: str, arguments: Sequence[object], folder: Path, place: Mapping[str, str]
+    ) -> str:
+        """Run a tool to its end; what it has printed.
+
+        Raises:
+            UserError: It has failed; its last word on that.
+        """
+        log = folder / f'{tool}.txt'
+        command = [sys.executable, self.tools / f'{tool}.py', *arguments]
+        with log.open('w') as file:
+            with self._starting:
+                if self._stopped:
+                    raise UserError(f'{tool}: stopped before it started')
+                process = subprocess.Popen(
+                    list(map(str, command)),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, **place},
+                    pass_fds=(self._lock,),
+                    start_new_session=True,  # a signal comes from here, once
+                )
+                self._processes.add(process)
             status = process.wait()
-        except BaseException:
-            process.terminate()  # a training saves its state
-            process.wait()
-            raise
-    printed = log.read_text(errors='replace')
-    if status < 0:
-        raise UserError(f'{log.stem}: ended by {signal.Signals(-status).name}')
-    if status:
-        lines = [line.strip() for line in printed.splitlines() if line.strip()]
-        errors = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')]
-        raise UserError(f'{log.stem}: {(errors or lines or [f"exit status {status}"])[-1]}')
-    return printed
+            self._processes.discard(process)
+        printed = log.read_text(errors='replace')
+        if status < 0:
+            raise UserError(f'{tool}: ended by {signal.Signals(-status).name}')
+        if status:
+            lines = [line.strip() for line in printed.splitlines() if line.strip()]
+            errors = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')]
+            raise UserError(f'{tool}: {(errors or lines or [f"exit status {status}"])[-1]}')
+        return printed
+
+
+def _places(jobs: int) -> list[dict[str, str]]:
+    """What the environment of each of several runs at a time says of where it runs."""
+    if jobs == 1:
+        return [{}]
+    if count := torch.cuda.device_count():
+        visible = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(count)))
+        names = visible.split(',')
+        return [{'CUDA_VISIBLE_DEVICES': names[index % count]} for index in range(jobs)]
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    return [{'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', str(threads))}] * jobs
 
 
 def _texts(options: Mapping[str, object]) -> dict[str, str]:

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from mmlab_inline.analysis.sweep import Point, claimed, run, trials_of
+from mmlab_inline.analysis.sweep import Point, Runner, claimed, trials_of
 from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import UserError
 
@@ -32,12 +33,17 @@ args = parser.parse_args()
 folder, rate = Path(args.work_dir), args.cfg_options['rate']
 with open(folder / 'calls', 'a') as calls:
     print(json.dumps([Path(sys.argv[0]).stem, sys.argv[1:]]), file=calls)
+(folder / 'environment').write_text(json.dumps(dict(os.environ)))
 """
 TRAIN = """
 if rate == 'slow':
     signal.signal(signal.SIGTERM, lambda *_: (folder / 'saved').touch() or sys.exit(143))
     (folder / 'started').touch()
     time.sleep(1.5)
+if rate == 'together':
+    (folder / 'started').touch()
+    while len(list(folder.parent.glob('*/started'))) < 2:
+        time.sleep(0.01)
 if rate == 'killed':
     os.kill(os.getpid(), signal.SIGKILL)
 if rate == 'refused':
@@ -59,12 +65,12 @@ if rate == 'untestable':
 SWEEP = """
 import signal, sys
 from pathlib import Path
-from mmlab_inline.analysis.sweep import Point, claimed, run, trials_of
+from mmlab_inline.analysis.sweep import Point, Runner, claimed, trials_of
 signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 folder = Path(sys.argv[1])
-(trial,) = trials_of([Point({'rate': 'slow'}, {'rate': 'slow'}, 1, None)], 1, folder)
+trials = trials_of([Point({'rate': 'slow'}, {'rate': 'slow'}, 1, None)], 3, folder)
 with claimed(folder, {}) as lock:
-    run(trial, Path(sys.argv[2]), 'CONFIG', False, lock)
+    list(Runner(Path(sys.argv[2]), 'CONFIG', False, lock, int(sys.argv[3])).run(trials))
 """
 
 
@@ -92,7 +98,7 @@ def test_trains_and_tests_with_the_options(tools, tmp_path):
     trial = trial_of(tmp_path / 'out', 'plain', 2, **options)
     with claimed(tmp_path / 'out', {}) as lock:
         assert trial.result() is None
-        assert run(trial, tools, 'CONFIG', True, lock) == ''
+        assert list(Runner(tools, 'CONFIG', True, lock).run([trial])) == [(trial, '')]
     assert trial.result() == {'mIoU': 41.0}
     (train, trained), (test, tested) = calls(trial)
     assert (train, test) == ('train', 'test')
@@ -119,16 +125,15 @@ def test_trains_and_tests_with_the_options(tools, tmp_path):
 def test_a_run_that_fails_has_a_reason_and_no_result(rate, reason, tools, tmp_path):
     trial = trial_of(tmp_path / 'out', rate)
     with claimed(tmp_path / 'out', {}) as lock:
-        assert run(trial, tools, 'CONFIG', False, lock) == reason
+        assert list(Runner(tools, 'CONFIG', False, lock).run([trial])) == [(trial, reason)]
     assert trial.result() is None
 
 
-def start(tools, folder):
-    process = subprocess.Popen([sys.executable, '-c', SWEEP, folder, tools])
-    trial = trial_of(folder, 'slow')
+def start(tools, folder, jobs=1):
+    process = subprocess.Popen([sys.executable, '-c', SWEEP, folder, tools, str(jobs)])
     for _ in range(1200):
-        if (trial.folder / 'started').exists():
-            return process, trial
+        if len(list(folder.glob('*/started'))) == jobs:
+            return process, trial_of(folder, 'slow')
         assert process.poll() is None
         time.sleep(0.05)
     raise AssertionError('the run does not start')
@@ -142,18 +147,45 @@ def test_a_killed_sweep_leaves_no_two_runs_in_a_folder(tools, tmp_path, capsys):
     with claimed(tmp_path, {}) as lock:
         # The run that was left has come to its end, and only now another may start.
         assert 'last.pth' in (trial.folder / 'train.txt').read_text()
-        assert run(trial, tools, 'CONFIG', False, lock) == ''
+        assert list(Runner(tools, 'CONFIG', False, lock).run([trial])) == [(trial, '')]
     assert 'A run is still going' in capsys.readouterr().out
     assert trial.result() == {'mIoU': 41.0}
     assert [name for name, _ in calls(trial)] == ['train', 'train', 'test']
 
 
-def test_a_sweep_that_is_told_to_stop_lets_the_run_save(tools, tmp_path):
-    process, trial = start(tools, tmp_path)
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_a_sweep_that_is_told_to_stop_lets_the_runs_save(jobs, tools, tmp_path):
+    process, trial = start(tools, tmp_path, jobs)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait() == 143
-    assert (trial.folder / 'saved').exists()
+    assert len(list(tmp_path.glob('*/saved'))) == len(list(tmp_path.glob('*/started'))) == jobs
     assert trial.result() is None
+
+
+@pytest.mark.parametrize(
+    ('gpus', 'visible', 'key', 'expected'),
+    [
+        (0, None, 'OMP_NUM_THREADS', {'2'}),
+        (2, None, 'CUDA_VISIBLE_DEVICES', {'0', '1'}),
+        (2, 'GPU-5,7', 'CUDA_VISIBLE_DEVICES', {'GPU-5', '7'}),
+    ],
+)
+def test_runs_at_a_time_have_a_place_each(
+    gpus, visible, key, expected, tools, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: set(range(4)))
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if visible:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
+    points = [Point({'rate': 'together'}, {'rate': 'together'}, 1, None)]
+    trials = trials_of(points, 2, tmp_path)
+    with claimed(tmp_path, {}) as lock:
+        ends = list(Runner(tools, 'CONFIG', False, lock, 2).run(trials))
+    assert [reason for _, reason in ends] == ['', '']
+    found = [json.loads((trial.folder / 'environment').read_text())[key] for trial in trials]
+    assert set(found) == expected
 
 
 def test_folder_of_another_sweep(tmp_path):
