@@ -28,7 +28,7 @@ JOBS := 2
 pytest = -m pytest tests --numprocesses $(JOBS) --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-openmmlab test-gpu lint format docs
+.PHONY: help setup demo compare test test-all test-openmmlab test-gpu lint format docs
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ setup: ## Make the environment: about 2 min
 demo: ## Run the demonstration
 	@$(environment)
 	@$(PYTHON) tools/demo.py
+
+compare: ## Compare all attentions on drawn shapes: hours, and goes on where it was stopped
+	@$(environment)
+	@$(PYTHON) tools/compare_attentions.py
 
 test: ## Run the tests, without the long ones
 	@$(environment)

@@ -1,6 +1,6 @@
 """What the tools' options choose from, apart from what makes use of it: --help needs no torch."""
 
-# Of tools/analysis/benchmark.py, in the order of its table.
+# Of tools/analysis/benchmark.py, in the order of its table. The name of any attention is another.
 FORMS = {
     'released': "attention and MLP step by step, as the paper's released classifiers have them",
     'released-attention': 'the attention alone step by step, everything else as shipped',

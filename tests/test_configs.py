@@ -26,7 +26,11 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
-DEMO = sorted(str(path.relative_to(CONFIGS)) for path in (CONFIGS / 'demo').glob('*.py'))
+DEMO = sorted(
+    str(path.relative_to(CONFIGS))
+    for folder in ('demo', 'comparison')
+    for path in (CONFIGS / folder).glob('*.py')
+)
 
 # Of each macro-architecture: the folder of its own configs, that of their softmax twins, the class,
 # and the module with its archs.

@@ -22,13 +22,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from mmlab_inline.cli import ArgumentParser
-from mmlab_inline.datasets import write_dataset
-from mmlab_inline.utils import UserError, exit_on_user_error
+from mmlab_inline.datasets.demo import FOLDER, write_demo_dataset
+from mmlab_inline.utils import exit_on_user_error
 
 ROOT = Path(__file__).resolve().parent.parent
-# Relative, as in the demo configs: everything lands below the folder the demo is started in.
-FOLDER = Path('work_dirs/demo')
-CLASSES = ('circle', 'ring', 'cross')
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ def main() -> None:
     num_train, num_val = (100, 20) if args.quick else (1200, 120)
     console.print(f'Drawing {num_train} + {num_val} pictures of shapes')
     with exit_on_user_error():
-        draw_data(num_train, num_val)
+        write_demo_dataset(num_train, num_val)
 
     where = 'the GPU' if torch.cuda.is_available() else f'{os.cpu_count()} CPU cores'
     console.print(f'Training and testing on {where}; logs are in {FOLDER}/*/log.txt')
@@ -136,18 +133,6 @@ def main() -> None:
     console.print(f'{summary["seconds"]} seconds. Look at {FOLDER}/predictions.png,')
     console.print(f'{FOLDER}/loss_curves.png, the reports {FOLDER}/*/report.html')
     console.print(f'and all pictures in {FOLDER}/*/pictures/.')
-
-
-def draw_data(num_train: int, num_val: int) -> None:
-    """Draw the pictures, over those of another version or length of the demo."""
-    settings = dict(num_train=num_train, num_val=num_val, classes=CLASSES)
-    try:
-        write_dataset(FOLDER / 'data', **settings)
-    except ValueError:
-        try:
-            write_dataset(FOLDER / 'data', **settings, force=True)
-        except ValueError as error:
-            raise UserError(str(error)) from None
 
 
 def run_task(task: Task, quick: bool, progress: Progress) -> dict[str, float]:

@@ -40,7 +40,7 @@ TEMP_GIB = 3.0
 TESTS = ('pytest', 'xdist')
 NEEDED = {
     'setup': (*LIBRARIES, 'mmlab_inline', *TESTS, 'ruff'),
-    'demo': (*LIBRARIES, 'mmlab_inline'),
+    **dict.fromkeys(('demo', 'compare'), (*LIBRARIES, 'mmlab_inline')),
     'test': (*LIBRARIES, 'mmlab_inline', *TESTS),
     'test-all': (*LIBRARIES, 'mmlab_inline', *TESTS),
     'test-gpu': (*LIBRARIES, *TESTS),

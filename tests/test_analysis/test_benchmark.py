@@ -233,7 +233,7 @@ def test_softmax_twin_of_one_module(qkv):
         ),
         batch=1,
     )
-    twin = subject.model(softmax=True)
+    twin = subject.model('softmax')
     assert twin.num_heads == (1 if qkv == 'separate' else 2)
     assert (
         type(twin).__name__
@@ -245,7 +245,7 @@ def test_softmax_twin_of_one_module(qkv):
 
 
 def test_softmax_twin_of_a_backbone_is_pvt():
-    twin = BackboneSubject(Device(), 'inline-pvt-t', {}, batch=1).model(softmax=True)
+    twin = BackboneSubject(Device(), 'inline-pvt-t', {}, batch=1).model('softmax')
     heads = [getattr(twin, f'block{stage}')[0].attn.num_heads for stage in (1, 2, 3, 4)]
     assert heads == [1, 2, 5, 8]
     assert all(block.drop_path.drop_prob == 0 for block in twin.block4)
@@ -272,7 +272,7 @@ def test_config_passes(name):
     assert [subject.images(phase) for phase in subject.passes] == [1, 8]
 
     subject = ConfigSubject(Device(), cfg, name, batch=2)
-    model = subject.model(softmax=False)
+    model = subject.model()
     before = {key: value.clone() for key, value in model.named_parameters()}
     run = subject.prepare(model, 'training', (64, 64))
     kept = KeptBytes(model)

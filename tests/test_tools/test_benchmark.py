@@ -107,6 +107,25 @@ def test_backbone(benchmark, tmp_path, name, no_random_init):
     assert report['batch'] == 2
 
 
+def test_other_attentions(benchmark, tmp_path, no_random_init):
+    """Each in every block, beside the one that the network has."""
+    forms = ['auto', 'hydra', "{'type': 'agent', 'agent_num': 9}"]
+    for arguments in (
+        ('backbone', 'inline-pvt-t', '--options', 'out_indices=(0,1)'),
+        ('attention', '--channels', 32),
+    ):
+        out = benchmark(
+            *(*arguments, '--sizes', '32x64', '--rounds', 3, '--out', tmp_path),
+            *('--device', 'cpu', '--forms', *forms),
+        )
+        name = 'inline-pvt-t' if arguments[0] == 'backbone' else 'attention-inline-32x2-separate'
+        report = check_report(tmp_path, name, PASSES, [[32, 64]], forms)
+        auto, hydra, agent = report['rows'][:3]
+        assert hydra['over_auto'] == hydra['median'] / auto['median']
+        assert len({row['moved_bytes'] for row in (auto, hydra, agent)}) == 3
+        assert all(form in out for form in forms)
+
+
 def test_half_precision(benchmark, tmp_path):
     arguments = ('--sizes', '9x14', '--rounds', 3, '--amp', 'bf16', '--device', 'cpu')
     benchmark('attention', *arguments)
@@ -141,6 +160,7 @@ def test_config(benchmark, tmp_path, config):
         (['attention', '--rounds', '0'], '--rounds'),
         (['attention', '--attention', 'inlin'], "did you mean 'inline'?"),
         (['attention', '--forms', 'slow'], "'slow'"),
+        (['attention', '--forms', 'auto', 'agnt'], "did you mean 'agent'?"),
         (['attention', '--forms', 'auto', 'graph', '--device', 'cpu'], 'needs --device cuda'),
         (['backbone', 'inline-pvt-x'], 'inline-pvt-t'),
         (['backbone', 'inline-pvt-t', '--options', 'kernle=relu'], "did you mean 'kernel'?"),

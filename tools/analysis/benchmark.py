@@ -95,10 +95,11 @@ def add_common_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--forms',
         nargs='+',
-        choices=FORMS,
+        type=form,
         default=(),
         metavar='FORM',
-        help=f'out of {", ".join(FORMS)} (default: all of the network but compile and graph)',
+        help=f'out of {", ".join(FORMS)} (default: all of the network but compile and graph), or '
+        'another attention to have in every block',
     )
     parser.add_argument(
         '--rounds', type=positive, default=15, help='samples per form (default: %(default)s)'
@@ -125,6 +126,12 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         metavar='FOLDER',
         help='where the JSON file and the picture go (default: %(default)s)',
     )
+
+
+def form(text: str) -> str:
+    """Type of an argument: a form, or what :func:`attention_choice` takes."""
+    attention_choice(text)
+    return text
 
 
 def main() -> None:
@@ -155,8 +162,9 @@ def run(args: argparse.Namespace) -> None:
 
     subject = build_subject(args)
     stem = args.out / f'{subject.name}_{subject.device.type}'
-    chosen = args.forms or forms_of(subject.model(softmax=False))
+    chosen = args.forms or forms_of(subject.model())
     forms = [form for form in FORMS if form in chosen]
+    forms += [form for form in dict.fromkeys(chosen) if form not in FORMS]  # attentions
     console = Console(highlight=False)
     described = machine(subject.device)
     console.print(f'{subject.title}, batch {subject.batch}\n{describe(described)}\n')

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...choices import DEFAULT_FORMS
+from ...choices import DEFAULT_FORMS, FORMS
 from ...layers import Mlp
 from ...mixers import InLineAttention, QKVMixer
 from ...ops import KERNELS, inline_attention_fast, inline_attention_linear, token_mean
@@ -96,8 +96,8 @@ def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
     """The ``forward`` of each module of a model that a form replaces.
 
     Args:
-        model: A network, or one token mixer. For ``'softmax'`` the softmax twin already.
-        form: Name in :data:`mmlab_inline.choices.FORMS`.
+        model: A network, or one token mixer. For an attention, the one that has it.
+        form: Name in :data:`mmlab_inline.choices.FORMS`, or of the model's own attention.
 
     Raises:
         UserError: The model has nothing that the form could replace, or cannot be in a CUDA graph.
@@ -110,7 +110,7 @@ def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
             )
         if not next(model.parameters()).is_cuda:
             raise UserError("form 'graph' is a CUDA graph, and needs --device cuda")
-    if form in ('auto', 'softmax', 'graph'):
+    if form in ('auto', 'softmax', 'graph') or form not in FORMS:
         return {}
     if form == 'compile':
         # Heads of detectors and segmentors work on lists and numbers, which are not compiled.

@@ -42,7 +42,7 @@ def profile_call(
         Share of the time by kind of operation, largest first, and by part of the network (parts
         are inside the whole and inside each other, and do not add up to 1).
     """
-    model = subject.model(softmax=False)
+    model = subject.model()
     run = subject.prepare(model, phase, size)
     mixers = [module for module in model.modules() if isinstance(module, TokenMixer)]
     labelled = {model.backbone: 'backbone', **dict.fromkeys(mixers, 'attention')}

@@ -12,10 +12,10 @@ from .subjects import Subject
 from .timing import Row
 
 LEGEND = (
-    'spread: interquartile range over the median; faster: than the released form; floor: time over '
-    "the floor's; kept: by autograd for the backward pass; moved: read and written by operations; "
-    "peak: GPU memory beside weights and inputs; differs: largest difference from auto's outputs, "
-    'relative.'
+    'spread: interquartile range over the median; faster: than the released form; floor, auto: '
+    'time over theirs; kept: by autograd for the backward pass; moved: read and written by '
+    'operations; peak: GPU memory beside weights and inputs; differs: largest difference from '
+    "auto's outputs, relative."
 )
 
 
@@ -79,6 +79,7 @@ def as_json(
                 'unit': subject.passes[row.phase],
                 'times_released': _inverse(relative(rows, row, 'released')),
                 'over_floor': relative(rows, row, 'floor'),
+                'over_auto': relative(rows, row, 'auto'),
                 'kept_bytes': row.kept_bytes,
                 'moved_bytes': row.moved_bytes,
                 'peak_bytes': row.peak_bytes,
@@ -95,7 +96,7 @@ def as_json(
 def tables(subject: Subject, rows: Sequence[Row]) -> Iterator[Table]:
     """A table for every size and pass, and one of the growth when there are several sizes."""
     for (size, phase), group in itertools.groupby(rows, lambda row: (row.size, row.phase)):
-        headings = ['ms', 'spread', subject.passes[phase], 'faster', 'floor']
+        headings = ['ms', 'spread', subject.passes[phase], 'faster', 'floor', 'auto']
         headings += ['kept MiB', 'moved MiB', 'peak MiB', 'differs']
         lines = {}
         for row in group:
@@ -106,6 +107,7 @@ def tables(subject: Subject, rows: Sequence[Row]) -> Iterator[Table]:
                 f'{rate(subject, row):.4g}',
                 _cell(_inverse(relative(rows, row, 'released')), '.2f'),
                 _cell(relative(rows, row, 'floor'), '.2f'),
+                _cell(relative(rows, row, 'auto'), '.2f'),
                 _mebibytes(row.kept_bytes),
                 _mebibytes(row.moved_bytes),
                 _mebibytes(row.peak_bytes),

@@ -46,15 +46,15 @@ class Subject(ABC):
         self.device = device
         self.batch = batch
 
-    def model(self, softmax: bool) -> nn.Module:
-        """The model on its device, the same at each call; or its all-softmax twin.
+    def model(self, attention: str | Mapping | None = None) -> nn.Module:
+        """The model on its device, the same at each call; or one with another attention throughout.
 
         Raises:
             UserError: It does not build.
         """
         torch.manual_seed(0)
         with errors_of_build(self.title):
-            return self._build(softmax).to(self.device.type)
+            return self._build(attention).to(self.device.type)
 
     def images(self, phase: str) -> int:
         """Images, or maps, of one call of a pass."""
@@ -74,7 +74,7 @@ class Subject(ABC):
         """
 
     @abstractmethod
-    def _build(self, softmax: bool) -> nn.Module: ...
+    def _build(self, attention: str | Mapping | None) -> nn.Module: ...
 
 
 class _Network(Subject):
@@ -130,8 +130,8 @@ class AttentionSubject(_Network):
             f'one {name} attention, {site.dim} channels, {site.num_heads} heads, {site.qkv} q, k, v'
         )
 
-    def _build(self, softmax: bool) -> nn.Module:
-        return build_token_mixer('softmax' if softmax else self.attention, self.site)
+    def _build(self, attention: str | Mapping | None) -> nn.Module:
+        return build_token_mixer(attention or self.attention, self.site)
 
     def _inputs(self, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         tokens = torch.randn(self.batch, size[0] * size[1], self.site.dim)
@@ -160,9 +160,9 @@ class BackboneSubject(_Network):
         if options:
             self.title += ' with ' + ', '.join(f'{key}={value}' for key, value in options.items())
 
-    def _build(self, softmax: bool) -> nn.Module:
-        twin = {'attention': 'softmax'} if softmax else {}
-        return self.cls(self.arch, **{**self.options, **twin})
+    def _build(self, attention: str | Mapping | None) -> nn.Module:
+        other = {'attention': attention} if attention else {}
+        return self.cls(self.arch, **{**self.options, **other})
 
     def _inputs(self, size: tuple[int, int]) -> tuple[Tensor]:
         return (torch.randn(self.batch, 3, *size).to(self.device.type),)
@@ -208,10 +208,10 @@ class ConfigSubject(Subject):
         self.name = self.title = name
         self.default_sizes = (_image_size(cfg),)
 
-    def _build(self, softmax: bool) -> nn.Module:
+    def _build(self, attention: str | Mapping | None) -> nn.Module:
         settings = copy.deepcopy(self.cfg.model)
-        if softmax:
-            settings.backbone.attention = 'softmax'
+        if attention:
+            settings.backbone.attention = attention
         with _no_logs():
             model = build_model(settings, self.scope, what=self.title)
             model.init_weights()  # logs every parameter

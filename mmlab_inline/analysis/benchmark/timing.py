@@ -10,7 +10,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...choices import MIN_ROUNDS
+from ...choices import FORMS, MIN_ROUNDS
+from ...cli import attention_choice
 from ...runs import replaced
 from ...utils import UserError
 from .forms import EQUAL_FORMS, form_forwards
@@ -82,7 +83,7 @@ def measure(
 
     Args:
         subject: What to time.
-        forms: Names in ``FORMS``.
+        forms: Names in ``FORMS``, or attentions as they are written.
         sizes: (H, W) of each image or map.
         rounds: Samples per form.
         limit: Seconds after which a size and pass takes no further round, three being the least.
@@ -91,7 +92,9 @@ def measure(
     Raises:
         UserError: No form runs.
     """
-    models = {twin: subject.model(twin) for twin in {form == 'softmax' for form in forms}}
+    models = {
+        other: subject.model(other and attention_choice(other)) for other in map(_other, forms)
+    }
     cells = [(size, phase) for size in sizes for phase in subject.passes]
     rows = []
     for index, (size, phase) in enumerate(cells):
@@ -113,7 +116,7 @@ class _Cell:
     def __init__(
         self,
         subject: Subject,
-        models: dict[bool, nn.Module],
+        models: dict[str | None, nn.Module],
         forms: Sequence[str],
         size: tuple[int, int],
         phase: str,
@@ -123,7 +126,7 @@ class _Cell:
         self._device = subject.device
         self._models = models
         self._prepared = {
-            twin: subject.prepare(model, phase, size) for twin, model in models.items()
+            other: subject.prepare(model, phase, size) for other, model in models.items()
         }
         self._ready: dict[str, tuple[Callable[[], Outputs], int]] = {}
 
@@ -133,15 +136,13 @@ class _Cell:
         Raises:
             UserError: None runs, or a form is not of this network or device.
         """
-        forwards = {
-            form: form_forwards(self._models[form == 'softmax'], form) for form in self.rows
-        }
+        forwards = {form: form_forwards(self._models[_other(form)], form) for form in self.rows}
         expected = None
         # auto first: the others are compared with it.
         for number, form in enumerate(sorted(self.rows, key=lambda form: form != 'auto')):
             report(f'warming up {form}', 0.5 * number / len(self.rows))
             row = self.rows[form]
-            run = partial(self._run, form == 'softmax', forwards[form])
+            run = partial(self._run, _other(form), forwards[form])
             captured_bytes = None
             try:
                 if form == 'graph':
@@ -152,7 +153,7 @@ class _Cell:
                 elif outs and expected and form in EQUAL_FORMS:
                     row.difference = max(map(_difference, outs, expected))
                 del outs
-                kept = KeptBytes(self._models[form == 'softmax'])
+                kept = KeptBytes(self._models[_other(form)])
                 visible = self._device.type == 'cpu' and form != 'compile'
                 moved = MovedBytes() if visible else None
                 with kept.counting(), moved or nullcontext():
@@ -183,9 +184,14 @@ class _Cell:
                 self.rows[form].seconds.append(self._device.seconds(*self._ready[form]))
             order = order[1:] + order[:1]
 
-    def _run(self, twin: bool, forwards: Mapping[nn.Module, Callable]) -> Outputs:
+    def _run(self, other: str | None, forwards: Mapping[nn.Module, Callable]) -> Outputs:
         with replaced(forwards):
-            return self._prepared[twin]()
+            return self._prepared[other]()
+
+
+def _other(form: str) -> str | None:
+    """The attention that a form is, if it is another one than the network's."""
+    return None if form in FORMS and form != 'softmax' else form
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:

@@ -1,0 +1,139 @@
+"""Tables of what tools/compare_attentions.py has measured, in Markdown."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def comparison(folder: Path, label_maps: Path, num_classes: int) -> str:
+    """The tables: of the segmentors, the detectors, speed, and what the attentions look at.
+
+    Args:
+        folder: Holds what the tools have left: ``segmentation/sweep.json``,
+            ``detection/sweep.json``, ``attention/NAME/attention.json`` and ``benchmark/*.json``.
+        label_maps: Folder of those that the segmentors were tested on.
+        num_classes: Of the segmentors.
+    """
+    (timed,) = (folder / 'benchmark').glob('*.json')
+    found = sorted(folder.glob('attention/*/attention.json'))
+    constant = constant_miou(label_maps, num_classes)
+    parts = [
+        f'The commonest class everywhere has {constant:.1f}% mIoU.\n',
+        *_sweep_table(_read(folder / 'segmentation/sweep.json'), {'mIoU': 'mIoU, %'}, 1),
+        *_sweep_table(
+            _read(folder / 'detection/sweep.json'),
+            {'coco/bbox_mAP': 'box AP', 'coco/segm_mAP': 'mask AP'},
+            100,
+        ),
+        *_speed_table(_read(timed)),
+        *_look_table({path.parent.name: _read(path) for path in found}),
+    ]
+    return '\n'.join(parts)
+
+
+def places(means: Sequence[float], spreads: Sequence[float | None]) -> list[tuple[int, int]]:
+    """The first and the last place that each of several results may have.
+
+    Two results are equal if they are no further apart than the root of the sum of their squared
+    spreads; without a spread, if they are the same.
+    """
+    found = []
+    for mean, spread in zip(means, spreads, strict=True):
+        others = list(zip(means, spreads, strict=True))
+        better, worse = (
+            sum(sign * (m - mean) > math.hypot(s or 0, spread or 0) for m, s in others)
+            for sign in (1, -1)
+        )
+        found.append((1 + better, len(means) - worse))
+    return found
+
+
+def constant_miou(folder: Path, num_classes: int) -> float:
+    """mIoU in percent of predicting the commonest class everywhere.
+
+    Args:
+        folder: Label maps as ADE20K has them, 0 for pixels that do not count.
+        num_classes: Of the model.
+    """
+    counts = sum(
+        np.bincount(np.asarray(Image.open(path)).ravel(), minlength=num_classes + 1)
+        for path in folder.iterdir()
+    )[1:]
+    return 100 * counts.max() / counts.sum() / num_classes
+
+
+def _sweep_table(rows: Sequence[Mapping], metrics: Mapping[str, str], scale: float) -> list[str]:
+    """Accuracy and cost, the best first.
+
+    Args:
+        rows: Of a sweep's JSON.
+        metrics: Their headings by their names; the first gives the order.
+        scale: What the metrics are multiplied by.
+    """
+    first = next(iter(metrics))
+    rows = [row for row in rows if row.get(first) is not None]
+    rows.sort(key=lambda row: -row[first])
+    found = places([row[first] for row in rows], [row[f'± {first}'] for row in rows])
+    lines = []
+    for row, (low, high) in zip(rows, found, strict=True):
+        values = [
+            f'{scale * row[name]:.1f}'
+            + ('' if row[f'± {name}'] is None else f' ± {scale * row[f"± {name}"]:.1f}')
+            for name in metrics
+        ]
+        cost = [f'{row["parameters, M"]:.2f}', f'{row["FLOPs, G"]:.3g}']
+        place = f'{low}' if low == high else f'{low} to {high}'
+        lines.append([f'`{row["attention"]}`', *values, place, f'{row["seeds"]}', *cost])
+    headings = [*metrics.values(), 'place', 'seeds', 'parameters, M', 'GFLOPs']
+    return _table(['attention', *headings], lines)
+
+
+def _speed_table(report: Mapping) -> list[str]:
+    """Times beside inline's, and memory; a group of columns a size."""
+    cells = {(*row['size'], row['pass'], row['form']): row for row in report['rows']}
+    sizes = list(dict.fromkeys(tuple(row['size']) for row in report['rows']))
+    phases = list(dict.fromkeys(row['pass'] for row in report['rows']))
+    headings = ['attention']
+    for height, width in sizes:
+        headings += [f'{height} x {width}, {phase}' for phase in phases]
+        headings.append(f'{height} x {width}, MiB kept')
+    lines = []
+    for form in dict.fromkeys(row['form'] for row in report['rows']):
+        line = ['`inline`' if form == 'auto' else f'`{form}`']
+        for size in sizes:
+            for phase in phases:
+                row = cells[*size, phase, form]
+                ratio = '' if form == 'auto' else f' ({row["over_auto"]:.2f})'
+                line.append(f'{1e3 * row["median"]:.0f}{ratio}')
+            line.append(f'{row["kept_bytes"] / 2**20:.0f}')  # of the last phase
+        lines.append(line)
+    return _table(headings, lines)
+
+
+def _look_table(looks: Mapping[str, Mapping]) -> list[str]:
+    """What the attentions do, in percent, a number a stage."""
+    headings = ['confusion', 'locality', 'locality_with_local', 'masking']
+    lines = []
+    for name, look in looks.items():
+        stages = look['stages']
+        line = [f'`{name}`']
+        for heading in headings:
+            values = [stage[heading] for stage in stages]
+            shown = ('-' if value is None else f'{100 * value:.0f}' for value in values)
+            line.append('' if values.count(None) == len(values) else ' / '.join(shown))
+        if any(line[1:]):
+            lines.append(line)
+    return _table(['attention', *(name.replace('_', ' ') for name in headings)], lines)
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    rule = ['---', *['---:'] * (len(headings) - 1)]
+    return [*(f'| {" | ".join(cells)} |' for cells in (headings, rule, *lines)), '']
+
+
+def _read(path: Path) -> object:
+    return json.loads(path.read_text())

@@ -1,0 +1,56 @@
+"""tools/compare_attentions.py as a user calls it, stopped and called again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+TOOL = Path(__file__).parents[2] / 'tools/compare_attentions.py'
+
+
+@pytest.mark.long
+def test_quick_comparison(tmp_path):
+    """Nothing is done twice: what is there is not written again."""
+    command = [sys.executable, TOOL, '--quick', '--attentions', 'fcvit', 'agent', '--out', 'out']
+
+    def run():
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run()
+    out = tmp_path / 'out'
+    tables = (out / 'comparison.md').read_text()
+    assert tables.count('| `inline` |') == 4
+    assert tables.count('| `agent` |') == 4
+    assert tables.count('| `fcvit` |') == 2  # no detector, and no weights to look at
+    (row,) = (
+        r
+        for r in json.loads((out / 'segmentation/sweep.json').read_text())
+        if r['attention'] == 'fcvit'
+    )
+    assert f'| `fcvit` | {row["mIoU"]:.1f} |' in tables
+    results = [
+        *out.glob('*/*/result.json'),
+        *out.glob('*/*/attention.json'),
+        *out.glob('*/*_cpu.json'),
+    ]
+    assert len(results) == 5 + 3 + 1
+    times = {path: os.stat(path).st_mtime_ns for path in results}
+    (out / 'comparison.md').unlink()
+    run()
+    assert (out / 'comparison.md').read_text() == tables
+    assert {path: os.stat(path).st_mtime_ns for path in results} == times
+
+
+def test_wrong_attention_ends_before_the_first_run(tmp_path):
+    command = [sys.executable, TOOL, '--quick', '--attentions', 'inlin', '--out', 'out']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "did you mean 'inline'" in done.stderr
+    assert not list(tmp_path.glob('out/*/*'))
