@@ -146,7 +146,9 @@ class CSwinInLineAttention(CSwinAttention):
         """Both kernels as one (B, C, 3, 3); of tokens, not of the mean after the norm."""
         static = self[0].get_v.weight.squeeze(1)
         predicted = self._predicted(before)
-        return static.expand(len(before), -1, -1, -1) if predicted is None else static + predicted
+        if predicted is None:
+            return static.expand(before.shape[0], -1, -1, -1)
+        return static + predicted
 
 
 class CSwinStripeAttention(CSwinAttention):
