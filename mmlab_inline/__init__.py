@@ -9,11 +9,12 @@ from .utils import lazy_names
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .backbones import InLineDeiT, InLinePVT, InLineSwin, L2ViT
+    from .backbones import InLineCSwin, InLineDeiT, InLinePVT, InLineSwin, L2ViT
     from .mixers import InLineAttention, build_attention, list_attentions
 
 __all__ = [
     'InLineAttention',
+    'InLineCSwin',
     'InLineDeiT',
     'InLinePVT',
     'InLineSwin',
@@ -29,7 +30,7 @@ if any(Path(sys.argv[0]).resolve().is_relative_to(folder) for folder in _TOOLS i
 
 # Torch comes with the first of these that is used: --help of the tools does without.
 _PLACES = {
-    'backbones': ('InLineDeiT', 'InLinePVT', 'InLineSwin', 'L2ViT'),
+    'backbones': ('InLineCSwin', 'InLineDeiT', 'InLinePVT', 'InLineSwin', 'L2ViT'),
     'mixers': ('InLineAttention', 'build_attention', 'list_attentions'),
     'layers': (),
     'ops': (),

@@ -17,6 +17,7 @@ DEFAULT_FORMS = tuple(form for form in FORMS if form not in ('compile', 'graph')
 BACKBONES = {
     **{f'inline-pvt-{arch}': ('InLinePVT', arch) for arch in 'tsml'},
     **{f'inline-swin-{arch}': ('InLineSwin', arch) for arch in 'tsb'},
+    **{f'inline-cswin-{arch}': ('InLineCSwin', arch) for arch in 'tsb'},
     **{f'inline-deit-{arch}': ('InLineDeiT', arch) for arch in 'tsb'},
     **{f'l2vit-{arch}': ('L2ViT', arch) for arch in 'tsb'},
 }

@@ -26,7 +26,7 @@ from timm.models._features import feature_take_indices
 from timm.models._features_fx import register_notrace_module
 from torch import Tensor, nn
 
-from .backbones import InLineDeiT, InLinePVT, InLineSwin, L2ViT
+from .backbones import InLineCSwin, InLineDeiT, InLinePVT, InLineSwin, L2ViT
 from .backbones.base import LEAF_MODULES, DenseBackbone, channel_norm
 from .backbones.inline_deit import ARCH_ZOO as DEIT_ZOO
 from .backbones.pretrained import RECOMPUTED
@@ -36,6 +36,7 @@ from .utils import check_keywords
 from .weights.released import RELEASED_WEIGHTS
 
 __all__ = [
+    'InLineCSwinClassifier',
     'InLineDeiTClassifier',
     'InLinePVTClassifier',
     'InLineSwinClassifier',
@@ -364,6 +365,79 @@ class InLineSwinClassifier(_Classifier, InLineSwin):
         )
 
 
+class InLineCSwinClassifier(_Classifier, InLineCSwin):
+    """InLine-CSwin, or CSwin, for classification: final norm, mean of the last map, linear layer.
+
+    Maps of the stages are without a norm of their own, as those of InLine-Swin.
+
+    Args:
+        arch: As in :class:`.InLineCSwin`.
+        attention: As there.
+        pretrain_img_size: As there.
+        in_chans: Channels of the image.
+        num_classes: 0: no last layer.
+        global_pool: ``'avg'``, or ``''`` for none.
+        stripes: Width of softmax attention's stripes, as in :class:`.InLineCSwin`.
+        drop_rate: Dropout before the last layer.
+        drop_path_rate: Stochastic depth rate of the last block; linear from 0 at the first.
+        device: Where the parameters live.
+        dtype: Of the parameters.
+
+    Raises:
+        ValueError: Unknown arch or pooling.
+    """
+
+    @check_keywords
+    def __init__(
+        self,
+        arch: str | Mapping = 'tiny',
+        *,
+        attention: AttentionSpec | None = None,
+        pretrain_img_size: int | tuple[int, int] | None = None,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = 'avg',
+        stripes: Sequence[int | None] | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            attention=attention,
+            pretrain_img_size=pretrain_img_size,
+            in_channels=in_chans,
+            stripes=stripes,
+            drop_path_rate=drop_path_rate,
+        )
+        self._one_norm()
+        names = [f'stage{number}' for number in range(1, self.num_stages + 1)]
+        self._finish(names, in_chans, num_classes, global_pool, drop_rate)
+        self.to(device=device, dtype=dtype)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return channel_norm(self.norm, x)
+
+    def _drop_stages(self, start: int) -> None:
+        for stage in range(start, self.num_stages):
+            delattr(self, f'merge{stage}')
+            delattr(self, f'stage{stage + 1}')
+
+    def _drop_norm(self) -> None:
+        self.norm = nn.Identity()
+
+    def group_matcher(self, coarse: bool = False) -> dict:
+        """Layers for layer-wise learning rates: each stage (coarse) or block, head last."""
+        last = (99999,)  # timm's mark for what joins the group before it
+        return dict(
+            stem=r'^stage1_conv_embed',
+            blocks=r'^(?:stage|merge)(\d+)'
+            if coarse
+            else [(r'^merge(\d+)', last), (r'^stage(\d+)\.(\d+)', None), (r'^norm', last)],
+        )
+
+
 class L2ViTClassifier(_Classifier, L2ViT):
     """L2ViT for classification: the mean of the last map, a final norm, a linear layer.
 
@@ -544,6 +618,7 @@ _INLINE_PAPER = dict(
 _FAMILIES = {
     'inline_pvt': dict(first_conv='patch_embed1.proj', **_INLINE_PAPER),
     'inline_swin': dict(first_conv='patch_embed.proj', **_INLINE_PAPER),
+    'inline_cswin': dict(first_conv='stage1_conv_embed.0', **_INLINE_PAPER),
     'inline_deit': dict(first_conv='patch_embed.proj', pool_size=None, **_INLINE_PAPER),
     'l2vit': dict(
         first_conv='downsample_layers.0.proj.proj.0',
@@ -615,6 +690,9 @@ inline_pvt_large = _entry_point(InLinePVTClassifier, 'inline_pvt_large')
 inline_swin_tiny = _entry_point(InLineSwinClassifier, 'inline_swin_tiny')
 inline_swin_small = _entry_point(InLineSwinClassifier, 'inline_swin_small')
 inline_swin_base = _entry_point(InLineSwinClassifier, 'inline_swin_base')
+inline_cswin_tiny = _entry_point(InLineCSwinClassifier, 'inline_cswin_tiny')
+inline_cswin_small = _entry_point(InLineCSwinClassifier, 'inline_cswin_small')
+inline_cswin_base = _entry_point(InLineCSwinClassifier, 'inline_cswin_base')
 inline_deit_tiny = _entry_point(InLineDeiTClassifier, 'inline_deit_tiny')
 inline_deit_small = _entry_point(InLineDeiTClassifier, 'inline_deit_small')
 inline_deit_base = _entry_point(InLineDeiTClassifier, 'inline_deit_base')

@@ -125,6 +125,7 @@ def build_narrow() -> Callable[..., nn.Module]:
     widths = {
         'InLinePVT': {'embed_dims': (8, 16, 24, 32), 'mlp_ratios': (2, 2, 2, 2)},
         'InLineSwin': {'embed_dims': 8, 'mlp_ratios': 2},
+        'InLineCSwin': {'embed_dims': 8, 'mlp_ratios': 2},
         'L2ViT': {'embed_dims': (8, 16, 24, 32), 'mlp_ratios': 2},
         'InLineDeiT': {'embed_dims': 32, 'mlp_ratios': 2},
     }
@@ -132,6 +133,8 @@ def build_narrow() -> Callable[..., nn.Module]:
     def build(cls: type[nn.Module], **settings: object) -> nn.Module:
         arch = dict(widths[cls.__name__])
         arch['num_heads'] = settings.pop('num_heads', (1, 2, 4, 4))
+        if cls.__name__ == 'InLineCSwin':  # whose stripes have half of the heads each
+            arch['num_heads'] = tuple(max(2, heads) for heads in arch['num_heads'])
         arch['depths'] = settings.pop('depths', (1, 2, 2, 1))
         if cls.__name__ == 'InLineDeiT':
             arch, settings = in_one_stage(arch, settings)

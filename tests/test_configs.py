@@ -15,11 +15,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmlab_inline.backbones import inline_deit, inline_pvt, inline_swin, l2vit
+from mmlab_inline.backbones import inline_cswin, inline_deit, inline_pvt, inline_swin, l2vit
 from mmlab_inline.engine import drop_pretrained, load_config
 from mmlab_inline.engine.config import pretrained_settings
 from mmlab_inline.layers import Block
-from mmlab_inline.mixers import TOKEN_MIXERS, as_options, resolve_attention
+from mmlab_inline.mixers import CSWIN_ATTENTIONS, TOKEN_MIXERS, as_options, resolve_attention
 from mmlab_inline.weights.released import RELEASED_WEIGHTS, model_of
 
 pytest.importorskip('mmdet')
@@ -37,6 +37,7 @@ DEMO = sorted(
 FAMILIES = {
     'pvt': ('inline_pvt', 'pvt', 'InLinePVT', inline_pvt),
     'swin': ('inline_swin', 'swin', 'InLineSwin', inline_swin),
+    'cswin': ('inline_cswin', 'cswin', 'InLineCSwin', inline_cswin),
     'l2vit': ('l2vit', None, 'L2ViT', l2vit),
     'deit': ('inline_deit', 'deit', 'InLineDeiT', inline_deit),
 }
@@ -55,6 +56,9 @@ TABLE = [
     ('mask-rcnn', 'l2vit', '3x', 'tsb', (0.2, 0.2, 0.3), ()),
     ('retinanet', 'l2vit', '1x', 'tsb', (0.1, 0.1, 0.2), ()),
     ('upernet', 'l2vit', '160k', 'tsb', (0.3, 0.3, 0.3), ()),
+    ('mask-rcnn', 'cswin', '1x', 'tsb', (0.1, 0.1, 0.4), (0.1, 0.1, 0.4)),
+    ('cascade-mask-rcnn', 'cswin', '3x', 'tsb', (0.1, 0.1, 0.4), (0.1, 0.1, 0.4)),
+    ('upernet', 'cswin', '160k', 'tsb', (0.3, 0.4, 0.6), (0.3, 0.4, 0.6)),
     ('mask-rcnn', 'deit', '1x', 'tsb', (0.1, 0.1, 0.1), (0.1, 0.1, 0.1)),
     ('upernet', 'deit', '160k', 'tsb', (0.1, 0.1, 0.1), (0.1, 0.1, 0.1)),
 ]
@@ -81,6 +85,8 @@ FILES = {
     '160k': 'segmentation/{folder}/{method}_{name}_8xb2-{schedule}_ade20k-512x512.py',
 }
 ARCHS = {'t': 'tiny', 's': 'small', 'm': 'medium', 'l': 'large', 'b': 'base'}
+# What begins the names of a class's archs that are of its twin.
+TWIN_ARCHS = {'deit': 'vit-', 'cswin': 'cswin-'}
 # Rate, weight decay, and whether norms and position biases go without decay.
 OPTIMIZERS = {
     ('mask-rcnn', 'pvt'): (2e-4, 1e-4, False),
@@ -92,6 +98,9 @@ OPTIMIZERS = {
     ('mask-rcnn', 'l2vit'): (1e-4, 0.05, False),
     ('retinanet', 'l2vit'): (1e-4, 0.05, False),
     ('upernet', 'l2vit'): (6e-5, 0.01, False),
+    ('mask-rcnn', 'cswin'): (1e-4, 0.05, True),
+    ('cascade-mask-rcnn', 'cswin'): (1e-4, 0.05, True),
+    ('upernet', 'cswin'): (6e-5, 0.01, True),
     ('mask-rcnn', 'deit'): (1e-4, 0.05, True),
     ('upernet', 'deit'): (6e-5, 0.01, True),
 }
@@ -109,6 +118,8 @@ SIZES = {
     ('upernet', 'swin'): {'t': 60, 's': 81, 'b': 121},
     ('mask-rcnn', 'l2vit'): {'t': 48.1, 's': 69.7, 'b': 108.0},
     ('upernet', 'l2vit'): {'t': 60.3, 's': 81.9, 'b': 122.1},
+    ('mask-rcnn', 'inline_cswin'): {'t': 40.2, 's': 52.7, 'b': 92.9},
+    ('upernet', 'inline_cswin'): {'t': 50.4, 's': 62.8, 'b': 105.1},
     ('mask-rcnn', 'inline_deit'): {'t': 26.5, 's': 37.0, 'b': 44.3},
 }
 
@@ -135,8 +146,8 @@ class Recipe(NamedTuple):
 
     @property
     def arch_name(self) -> str:
-        """Of InLine-DeiT's class, plain ViT's widths and heads have archs of their own."""
-        return f'vit-{ARCHS[self.arch]}' if self.folder == 'deit' else ARCHS[self.arch]
+        """Plain ViT's widths and heads, and CSwin's depths, have archs of their own."""
+        return TWIN_ARCHS.get(self.folder, '') + ARCHS[self.arch]
 
     @property
     def path(self) -> str:
@@ -282,7 +293,7 @@ def test_attention_is_that_of_the_weights(recipe):
     cls, settings = model_of(recipe.weights)
     assert cls == FAMILIES[recipe.macro][2]
     assert settings.pop('arch') == recipe.arch_name
-    if recipe.family == 'own' or recipe.folder == 'deit':
+    if recipe.family == 'own' or recipe.folder in TWIN_ARCHS:
         assert attention is None
         assert not settings
         return
@@ -525,13 +536,14 @@ def test_model_at_full_size(recipe, no_random_init):
 
     zoo = FAMILIES[recipe.macro][-1].ARCH_ZOO
     blocks = [module for module in backbone.modules() if isinstance(module, Block)]
-    last = sum(zoo[ARCHS[recipe.arch]]['depths']) - 1
+    last = sum(zoo[recipe.arch_name]['depths']) - 1
     rates = [block.drop_path.drop_prob for block in blocks]
     linear = [recipe.drop_path * index / last for index in range(last + 1)]
     assert rates == pytest.approx(linear, abs=1e-6)
     names = {'flatten': 'focused', 'agent': 'agent', 'softmax': 'inline'}
     default = 'l2vit' if recipe.macro == 'l2vit' else 'inline'
-    own = TOKEN_MIXERS[names.get(recipe.family, default)]
+    table = CSWIN_ATTENTIONS if recipe.macro == 'cswin' else TOKEN_MIXERS
+    own = table[names.get(recipe.family, default)]
     assert any(isinstance(block.attn, own) for block in blocks) == (recipe.family != 'softmax')
 
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer

@@ -14,12 +14,17 @@ from timm.optim._param_groups import group_parameters
 from torch import Tensor, nn
 
 import mmlab_inline.timm
-from mmlab_inline import InLinePVT, InLineSwin, L2ViT
-from mmlab_inline.backbones import inline_deit, inline_pvt, inline_swin, l2vit
+from mmlab_inline import InLineCSwin, InLinePVT, InLineSwin, L2ViT
+from mmlab_inline.backbones import inline_cswin, inline_deit, inline_pvt, inline_swin, l2vit
 from mmlab_inline.layers import DropPath
 from mmlab_inline.utils import load_checkpoint
 
-BACKBONES = {'inline_pvt_tiny': InLinePVT, 'inline_swin_tiny': InLineSwin, 'l2vit_tiny': L2ViT}
+BACKBONES = {
+    'inline_pvt_tiny': InLinePVT,
+    'inline_swin_tiny': InLineSwin,
+    'inline_cswin_tiny': InLineCSwin,
+    'l2vit_tiny': L2ViT,
+}
 every = pytest.mark.parametrize('name', BACKBONES)
 ZOOS = {'inline_pvt': inline_pvt, 'inline_swin': inline_swin, 'l2vit': l2vit}
 
@@ -34,6 +39,7 @@ def narrow(monkeypatch):
     monkeypatch.setitem(inline_pvt.ARCH_ZOO, 'tiny', pvt)
     monkeypatch.setitem(inline_swin.ARCH_ZOO, 'tiny', swin)
     monkeypatch.setitem(l2vit.ARCH_ZOO, 'tiny', pvt)
+    monkeypatch.setitem(inline_cswin.ARCH_ZOO, 'tiny', {**swin, 'num_heads': (1, 2, 4, 4)})
 
 
 @pytest.fixture
@@ -49,6 +55,8 @@ def model(name, randomised) -> nn.Module:
         ('inline_pvt_large', 51.154),
         ('inline_swin_small', 49.793),
         ('inline_swin_base', 88.350),
+        ('inline_cswin_small', 33.033),
+        ('inline_cswin_base', 73.414),
         ('inline_deit_tiny', 6.478),
         ('inline_deit_small', 16.735),
         ('inline_deit_base', 23.797),
@@ -64,7 +72,12 @@ def test_parameters_with_head(name, millions):
 
 @pytest.mark.parametrize(
     ('name', 'millions'),
-    [('inline_pvt_tiny', 12.032), ('inline_swin_tiny', 29.224), ('l2vit_tiny', 28.597)],
+    [
+        ('inline_pvt_tiny', 12.032),
+        ('inline_swin_tiny', 29.224),
+        ('inline_cswin_tiny', 20.605),
+        ('l2vit_tiny', 28.597),
+    ],
 )
 def test_parameters_of_tiny(name, millions, monkeypatch):
     monkeypatch.undo()  # narrow
@@ -73,7 +86,8 @@ def test_parameters_of_tiny(name, millions, monkeypatch):
 
 def test_registry():
     names = [f'{family}_{arch}' for family, module in ZOOS.items() for arch in module.ARCH_ZOO]
-    names += [f'inline_deit_{arch}' for arch in ('tiny', 'small', 'base')]
+    for family in ('inline_deit', 'inline_cswin'):  # whose zoos have softmax twins, too
+        names += [f'{family}_{arch}' for arch in ('tiny', 'small', 'base')]
     assert sorted(timm.list_models(['inline_*', 'l2vit_*'])) == sorted(names)
     assert all(timm.is_model(name) for name in names)
     # timm's own packages are still found from within the module of that name.
@@ -208,9 +222,9 @@ def test_features_are_those_of_the_mm_backbone(name, model, tmp_path):
         for got, stage in zip(chosen, (0, 2), strict=True):
             assert torch.equal(got, expected[stage])
         assert torch.equal(final, model.forward_features(image))
-        # InLine-Swin normalises the map, L2ViT its mean.
+        # InLine-Swin and InLine-CSwin normalise the map, L2ViT its mean.
         last = expected[-1].permute(0, 2, 3, 1)
-        if name.startswith('inline_swin'):
+        if 'swin' in name:
             last = layer_norm(model.norm, last)
         assert torch.equal(final, last.permute(0, 3, 1, 2))
         mean = last.mean((1, 2))
@@ -399,6 +413,26 @@ def test_layers_of_l2vit():
     assert [coarse[f'{name}.bias'] for name in names] == [0, 2, 4]
 
 
+def test_layers_of_cswin():
+    model = timm.create_model('inline_cswin_tiny', num_classes=10)
+    layers = group_parameters(model, model.group_matcher(), reverse=True)
+    expected = {
+        'stage1_conv_embed.0.weight': 0,
+        'stage1.0.attns.0.residual.0.weight': 1,
+        'merge1.conv.weight': 1,
+        'stage2.0.qkv.weight': 2,
+        'stage2.1.proj.weight': 3,
+        'merge2.norm.weight': 3,
+        'stage4.0.attns.0.get_v.weight': 6,
+        'norm.weight': 6,
+        'head.weight': 7,
+    }
+    assert {key: layers[key] for key in expected} == expected
+    coarse = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
+    names = ('stage1_conv_embed.2', 'merge1.norm', 'stage4.0.norm1')
+    assert [coarse[f'{name}.bias'] for name in names] == [0, 1, 4]
+
+
 @every
 def test_training_step_with_layer_decay(name):
     """What timm's training script does with --opt adamw --layer-decay 0.5."""
@@ -415,7 +449,7 @@ def test_training_step_with_layer_decay(name):
     assert scales['head.weight'] == (1.0, 0.05)
     assert scales[f'{model.default_cfg["first_conv"]}.weight'] == (0.5**7, 0.05)
     exempt = model.no_weight_decay()
-    assert len(exempt) == {'inline_pvt_tiny': 4, 'inline_swin_tiny': 2, 'l2vit_tiny': 0}[name]
+    assert len(exempt) == {'inline_pvt_tiny': 4, 'inline_swin_tiny': 2}.get(name, 0)
     assert all(scales[key][1] == 0 for key in exempt)
     before = {key: p.detach().clone() for key, p in model.named_parameters()}
     image, target = torch.randn(4, 3, 64, 64), torch.arange(4)

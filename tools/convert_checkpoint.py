@@ -2,9 +2,9 @@
 
     python tools/convert_checkpoint.py SRC DST [--force] [--attention NAME]
 
-SRC is a classification checkpoint of InLine-PVT, InLine-Swin, InLine-DeiT, L2ViT, PVT, Swin or ViT
-as its authors release it, or a checkpoint of mmdet, mmseg or this project with one of them as
-backbone. DST ends in .pth or .safetensors and serves as
+SRC is a classification checkpoint of InLine-PVT, InLine-Swin, InLine-CSwin, InLine-DeiT, L2ViT,
+PVT, Swin, CSwin or ViT as its authors release it, or a checkpoint of mmdet, mmseg or this project
+with one of them as backbone. DST ends in .pth or .safetensors and serves as
 `init_cfg=dict(type='Pretrained', checkpoint='DST')`. Prints which model it is, what matched, what
 is missing and what was left over; exits with status 2 and writes nothing if a single tensor of the
 backbone is missing, unknown or of another shape.

@@ -58,6 +58,7 @@ class BlockLook:
         x: What came into it, tokens (1, N, C).
         tokens: What came into its attention, likewise.
         hw_shape: Map size (H, W) in tokens.
+        others: What came into its attention beside.
     """
 
     stage: int
@@ -66,6 +67,7 @@ class BlockLook:
     x: Tensor
     tokens: Tensor | None = None
     hw_shape: tuple[int, int] = (0, 0)
+    others: tuple = ()
 
     @property
     def mixer(self) -> TokenMixer:
@@ -85,7 +87,7 @@ class BlockLook:
     @torch.no_grad()
     def weights(self) -> Weights | None:
         """The weights of its attention; None if it has none."""
-        return self.mixer.weights(self.tokens, self.hw_shape)
+        return self.mixer.weights(self.tokens, self.hw_shape, *self.others)
 
 
 @torch.no_grad()
@@ -109,7 +111,9 @@ def look(backbone: nn.Module, images: Tensor) -> list[BlockLook]:
                 looks.append(BlockLook(stage, index, block, arguments[0]))
 
             def note_attention(_, arguments) -> None:
-                looks[-1].tokens, looks[-1].hw_shape = arguments[0], tuple(arguments[1])
+                tokens, hw_shape, *others = arguments
+                looks[-1].tokens, looks[-1].hw_shape = tokens, tuple(hw_shape)
+                looks[-1].others = tuple(others)
 
             handles.append(block.register_forward_pre_hook(note_block))
             handles.append(block.attn.register_forward_pre_hook(note_attention))

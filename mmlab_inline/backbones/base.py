@@ -16,8 +16,10 @@ from ..layers import (
     Block,
     ConvEmbed,
     ConvMerging,
+    CSwinBlock,
     DropPath,
     Mlp,
+    OverlapEmbed,
     PatchEmbed,
     PatchMerging,
     batch_norms,
@@ -35,7 +37,17 @@ from ..mixers import (
 from ..utils import check_positive, one_of
 from .pretrained import load_pretrained
 
-LEAF_MODULES = (TokenMixer, Mlp, PatchEmbed, PatchMerging, ConvEmbed, ConvMerging, DropPath)
+LEAF_MODULES = (
+    TokenMixer,
+    Mlp,
+    PatchEmbed,
+    PatchMerging,
+    ConvEmbed,
+    ConvMerging,
+    OverlapEmbed,
+    CSwinBlock,
+    DropPath,
+)
 """Modules whose forward branches on sizes, devices or modes: torch.fx takes each as one node."""
 
 

@@ -1,7 +1,8 @@
-"""Checkpoints of PVT and Swin as others store them, under the names used here.
+"""Checkpoints of PVT, Swin and CSwin as others store them, under the names used here.
 
 Pure functions on state dicts. The published classification checkpoints of Swin and InLine have
 these names already; PVT's differ by a class token; mmdet has its own names and layouts for both.
+CSwin's detectors and segmentors count output norms from 1.
 """
 
 import re
@@ -30,8 +31,9 @@ def to_own_format(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict under the names and in the layouts of the backbones here.
 
     The format is told by its keys: PVT's classification checkpoints, mmdet's (and mmseg's)
-    SwinTransformer and mmdet's PyramidVisionTransformer are converted; anything else comes back
-    as it is. Keys that no rule knows are kept, so that the loader can name them.
+    SwinTransformer, mmdet's PyramidVisionTransformer and CSwin's own detectors and segmentors are
+    converted; anything else comes back as it is. Keys that no rule knows are kept, so that the
+    loader can name them.
 
     Args:
         state_dict: Weights of a backbone or classifier, without prefix. Not changed.
@@ -42,12 +44,29 @@ def to_own_format(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return _from_mmdet_swin(state_dict)
     if 'layers.0.1.0.pos_embed' in state_dict:
         return _from_mmdet_pvt(state_dict)
-    return dict(state_dict)
+    return count_norms_from_0(state_dict)
 
 
 def is_plain_vit(state_dict: Mapping[str, Tensor]) -> bool:
     """Whether the names are those of DeiT and timm's ViT, which keep their class token and norm."""
     return 'pos_embed' in state_dict and 'blocks.0.norm1.weight' in state_dict
+
+
+def count_norms_from_0(state_dict: Mapping[str, Tensor], prefix: str = '') -> dict[str, Tensor]:
+    """Output norms of CSwin's own detectors and segmentors under the names used here.
+
+    Args:
+        state_dict: Of anything; only what has CSwin's names and a fourth norm is changed.
+        prefix: Of the backbone's names.
+    """
+    if not {f'{prefix}stage1_conv_embed.0.weight', f'{prefix}norm4.weight'} <= state_dict.keys():
+        return dict(state_dict)
+    norms = {f'{prefix}norm{number}': f'{prefix}norm{number - 1}' for number in (1, 2, 3, 4)}
+    weights = {}
+    for key, value in state_dict.items():
+        module, _, part = key.rpartition('.')
+        weights[f'{norms[module]}.{part}' if module in norms else key] = value
+    return weights
 
 
 def _from_pvt_classifier(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

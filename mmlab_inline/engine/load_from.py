@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..utils import UserError, compare_state_dict, of_another_model, read_weights
 from .config import dicts
-from .model import build_model, unwrapped_model, without_recomputed
+from .model import as_named_here, build_model, unwrapped_model
 
 # Where heads are told how many classes there are; panoptic heads have two kinds of them.
 _CLASS_KEYS = ('num_classes', 'num_things_classes')
@@ -44,7 +44,7 @@ def prepare_load_from(runner: Runner, new_classes: bool = False) -> None:
     except FileNotFoundError as error:
         raise UserError(str(error)) from None
     own = unwrapped_model(runner).state_dict()
-    given = without_recomputed(given, own)
+    given = as_named_here(given, own)
     difference = compare_state_dict(own, given)
     fresh: list[str] = []
     if difference:

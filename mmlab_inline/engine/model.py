@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .. import backbones
+from ..backbones.key_converters import count_norms_from_0
 from ..backbones.pretrained import RECOMPUTED
 from ..environment import ops_without_cuda
 from ..utils import UserError, compare_state_dict, of_another_model, one_line, read_weights
@@ -68,7 +69,7 @@ def load_weights(model: nn.Module, path: str) -> dict:
     """
     state_dict, meta = read_weights(path)
     own = model.state_dict()
-    state_dict = without_recomputed(state_dict, own)
+    state_dict = as_named_here(state_dict, own)
     difference = compare_state_dict(own, state_dict)
     if difference:
         raise of_another_model(f'checkpoint {path}', difference)
@@ -76,13 +77,16 @@ def load_weights(model: nn.Module, path: str) -> dict:
     return meta
 
 
-def without_recomputed(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without buffers that a model computes afresh; files of mmdet 2 and mmseg 0 hold them.
+def as_named_here(given: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without buffers that a model computes afresh, and CSwin's norms by their names here.
+
+    Files of mmdet 2 and mmseg 0 hold such buffers; those of CSwin's authors count norms from 1.
 
     Args:
         given: State dict of a file.
         own: State dict of the model; what it holds stays.
     """
+    given = count_norms_from_0(given, 'backbone.')
     return {key: value for key, value in given.items() if key in own or not RECOMPUTED.search(key)}
 
 

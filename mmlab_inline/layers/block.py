@@ -31,3 +31,32 @@ class Block(nn.Module):
         """Tokens (B, N, C) of an (H, W) map to tokens of the same shape."""
         x = x + self.drop_path(self.attn(self.norm1(x), hw_shape))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class CSwinBlock(Block):
+    """The pre-norm block with the projections of its attention in it, as CSwin's names have it.
+
+    Args:
+        dim: Channels C.
+        attns: Token mixer with ``forward(x, hw_shape, before, qkv, proj)``, where ``before`` are
+            the tokens before the norm; ``attn`` is another name of it.
+        mlp_ratio: Hidden channels of the MLP over C.
+        drop_path: Stochastic depth rate of both branches.
+    """
+
+    def __init__(self, dim: int, attns: nn.Module, mlp_ratio: float, drop_path: float) -> None:
+        super().__init__(dim, attns, mlp_ratio, drop_path, norm_eps=1e-5)
+        del self.attn
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.attns = attns
+        self.proj = nn.Linear(dim, dim)
+
+    @property
+    def attn(self) -> nn.Module:
+        return self.attns
+
+    def forward(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Tokens (B, N, C) of an (H, W) map to tokens of the same shape."""
+        attended = self.attns(self.norm1(x), hw_shape, x, self.qkv, self.proj)
+        x = x + self.drop_path(attended)
+        return x + self.drop_path(self.mlp(self.norm2(x)))

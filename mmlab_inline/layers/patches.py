@@ -67,6 +67,40 @@ class PatchEmbed(nn.Module):
         return self.norm(x.flatten(1, 2)), (x.shape[1], x.shape[2])
 
 
+class OverlapEmbed(nn.Sequential):
+    """Strided convolution of overlapping patches, and LayerNorm (CSWin Transformer).
+
+    Args:
+        in_channels: Channels of the image or map.
+        dim: Channels C of the tokens.
+        patch_size: Side of a patch in pixels.
+        stride: From one patch to the next.
+        padding: Of the convolution; the map has ceil(H / stride) rows.
+        names: Of convolution and norm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        patch_size: int,
+        stride: int,
+        padding: int,
+        names: tuple[str, str] = ('conv', 'norm'),
+    ) -> None:
+        conv = nn.Conv2d(in_channels, dim, patch_size, stride, padding)
+        layers = (conv, nn.LayerNorm(dim, eps=1e-5))
+        super().__init__(OrderedDict(zip(names, layers, strict=True)))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """As :meth:`PatchEmbed.forward`."""
+        conv, norm = self
+        check_image(image, conv.in_channels)
+        x = pad_to_multiple(image.permute(0, 2, 3, 1).contiguous(), conv.stride[0])
+        x = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return norm(x.flatten(1, 2)), (x.shape[1], x.shape[2])
+
+
 class PatchMerging(nn.Module):
     """Halve the map and double the channels (Swin Transformer, arXiv 2103.14030, sec. 3.1).
 

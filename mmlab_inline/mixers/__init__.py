@@ -38,6 +38,7 @@ from .build import (
     resolve_attention,
     shortest_attention,
 )
+from .cswin import CSWIN_ATTENTIONS, CSwinAttention
 from .global_softmax import GlobalAttention
 from .inline import InLineAttention
 from .spatial_reduction import SpatialReductionAttention
@@ -45,8 +46,10 @@ from .weights import Weights
 from .window import WindowAttention
 
 __all__ = [
+    'CSWIN_ATTENTIONS',
     'TOKEN_MIXERS',
     'AttentionSpec',
+    'CSwinAttention',
     'GlobalAttention',
     'InLineAttention',
     'QKVMixer',

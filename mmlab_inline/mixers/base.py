@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -48,8 +48,10 @@ class Site:
             ``'global'``.
         window: Window of the architecture's softmax attention; None where it has none.
         position_bias: Whether that attention has a table of relative positions.
+        stripe: Width of the stripes of the architecture's softmax attention; None: the whole map.
         stage: The stage, from 0; None outside a backbone.
         class_token: Whether a token of no place comes before those of the map.
+        own: Classes that names stand for in this architecture alone.
     """
 
     dim: int
@@ -61,8 +63,10 @@ class Site:
     sr_ratio: int | None = 1
     window: int | None = None
     position_bias: bool = True
+    stripe: int | None = None
     stage: int | None = None
     class_token: bool = False
+    own: Mapping[str, type['TokenMixer']] = field(default_factory=dict)
 
 
 class TokenMixer(nn.Module):

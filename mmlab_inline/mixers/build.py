@@ -21,8 +21,8 @@ def list_attentions() -> list[str]:
     """Names that ``attention=`` and :func:`build_attention` take.
 
     ``'softmax'`` is the architecture's own: ``'spatial_reduction'`` in PVT, ``'window'`` in Swin
-    and, without position bias, in L2ViT, ``'global'`` in DeiT; ``'self_adjust'`` is that with
-    ``self_adjust=True``.
+    and, without position bias, in L2ViT, ``'global'`` in DeiT, stripes in CSwin, which have no
+    name elsewhere; ``'self_adjust'`` is that with ``self_adjust=True``.
     """
     return sorted([*TOKEN_MIXERS, 'softmax', *_SHORT_FOR])
 
@@ -96,6 +96,8 @@ def mixer_class(name: str, site: Site) -> type[TokenMixer]:
     Raises:
         ValueError: Unknown name; the message lists the known ones.
     """
+    if name in site.own:
+        return site.own[name]
     if name == 'softmax':
         whole = 'global' if site.sr_ratio is None else 'spatial_reduction'
         name = 'window' if site.window else whole

@@ -1,6 +1,6 @@
 """InLine attention as a module (arXiv 2412.06590)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -84,20 +84,9 @@ class InLineAttention(QKVMixer):
         )
 
     def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
-        q, k, v = self.project(x)
-        q, k = (split_heads(KERNELS[self.kernel](t), self.num_heads) for t in (q, k))
-        local, kernels = 0, self.local_kernel(token_mean(x).to(x.dtype))
-        if kernels is not None:
-            local = dynamic_depthwise3x3(v, kernels, hw_shape)
-            kernels = kernels.unflatten(1, (self.num_heads, -1))
-        return FactoredWeights(
-            split_heads(v, self.num_heads),
-            lambda out: self.proj(merge_heads(out) + local),
-            kernels,
-            q=q * q.shape[-1] ** -0.5,
-            k=(k - k.mean(-2, keepdim=True)) / x.shape[1],
-            shift=1 / x.shape[1],
-        )
+        kernels = self.local_kernel(token_mean(x).to(x.dtype))
+        qkv = self.project(x)
+        return weights_of_qkv(qkv, hw_shape, kernels, None, self.num_heads, self.kernel, self.proj)
 
     def local_kernel(self, mean: Tensor) -> Tensor | None:
         """Kernels (B, C, 3, 3) of the local residual by the mean token (B, 1, C), if it is on."""
@@ -105,21 +94,10 @@ class InLineAttention(QKVMixer):
 
     def params(self) -> InLineWeights:
         """The projections to queries, keys and values, as the ops take them."""
-        weights, biases = (
-            tuple(
-                part
-                for layer in self.projections()
-                for part in getattr(layer, name).split(self.dim)
-            )
-            for name in ('weight', 'bias')
-        )
-        return InLineWeights(weights, biases, self.num_heads, self.kernel)
+        return joined_weights(self.projections(), self.num_heads, self.kernel)
 
     def _is_plain(self) -> bool:
-        layers = (*self.projections(), self.proj)
-        if not all(is_plain(layer, nn.Linear) for layer in layers):
-            return False
-        return sum(layer.out_features for layer in layers) == 4 * self.dim
+        return projections_are_plain(self.projections(), self.proj)
 
     @classmethod
     def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:
@@ -127,3 +105,57 @@ class InLineAttention(QKVMixer):
         if first is None:
             return None
         return dict(num_heads=first.shape[0] // first.shape[1], local_residual=True)
+
+
+def joined_weights(projections: Sequence[nn.Linear], num_heads: int, kernel: str) -> InLineWeights:
+    """Joint or separate projections to queries, keys and values, as the ops take them."""
+    dim = projections[0].in_features
+    weights, biases = (
+        tuple(part for layer in projections for part in getattr(layer, name).split(dim))
+        for name in ('weight', 'bias')
+    )
+    return InLineWeights(weights, biases, num_heads, kernel)
+
+
+def projections_are_plain(projections: Sequence[nn.Linear], proj: nn.Linear) -> bool:
+    """Whether projections before and behind the attention may be computed by their weights."""
+    layers = (*projections, proj)
+    if not all(is_plain(layer, nn.Linear) for layer in layers):
+        return False
+    return sum(layer.out_features for layer in layers) == 4 * proj.in_features
+
+
+def weights_of_qkv(
+    qkv: Sequence[Tensor],
+    hw_shape: tuple[int, int],
+    local_kernel: Tensor | None,
+    local_bias: Tensor | None,
+    num_heads: int,
+    kernel: str,
+    proj: nn.Module,
+) -> FactoredWeights:
+    """The weights of InLine attention, for looking at.
+
+    Args:
+        qkv: Queries, keys and values, each (B, N, C).
+        hw_shape: Map size (H, W) in tokens, H * W == N.
+        local_kernel: Of the local residual (B, C, 3, 3); None: there is none.
+        local_bias: What it adds beside (B, C), if anything.
+        num_heads: Number of heads; divides C.
+        kernel: Name in :data:`.KERNELS`.
+        proj: The output projection.
+    """
+    q, k, v = qkv
+    q, k = (split_heads(KERNELS[kernel](t), num_heads) for t in (q, k))
+    local = 0
+    if local_kernel is not None:
+        local = dynamic_depthwise3x3(v, local_kernel, hw_shape, local_bias)
+        local_kernel = local_kernel.unflatten(1, (num_heads, -1))
+    return FactoredWeights(
+        split_heads(v, num_heads),
+        lambda out: proj(merge_heads(out) + local),
+        local_kernel,
+        q=q * q.shape[-1] ** -0.5,
+        k=(k - k.mean(-2, keepdim=True)) / v.shape[1],
+        shift=1 / v.shape[1],
+    )

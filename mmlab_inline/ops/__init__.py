@@ -31,6 +31,7 @@ from .mlp import hidden_tokens_are_big, streamed_mlp
 from .pos_embed import resize_pos_embed
 from .resample import pool_map, resize_map
 from .softmax_attention import self_adjusted_attention, softmax_attention
+from .stripes import apply_in_stripes
 from .windows import (
     apply_in_windows,
     may_shift,
@@ -46,6 +47,7 @@ __all__ = [
     'KERNELS',
     'POSITIVE_KERNELS',
     'InLineWeights',
+    'apply_in_stripes',
     'apply_in_windows',
     'bidirectional_scan',
     'dynamic_depthwise3x3',

@@ -2,16 +2,18 @@
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from ..backbones import inline_deit, inline_pvt, inline_swin, l2vit
+from ..backbones import inline_cswin, inline_deit, inline_pvt, inline_swin, l2vit
 from ..backbones.base import DenseBackbone, pretrain_grids
+from ..backbones.pretrained import below
 from ..mixers import (
+    CSWIN_ATTENTIONS,
     TOKEN_MIXERS,
     AttentionSpec,
     Site,
@@ -24,7 +26,7 @@ from ..utils import CheckpointError
 
 _Weights = Mapping[str, Tensor]
 _NUM_STAGES = 4
-_FAMILIES = {'vit': 'ViT'}  # whose archs a class has beside its own
+_FAMILIES = {'vit': 'ViT', 'cswin': 'CSwin'}  # whose archs a class has beside its own
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class Recognised:
         arch = self.settings['arch']
         details = {key: value for key, value in self.settings.items() if key != 'arch'}
         name = self.cls.__name__.replace('InLine', 'InLine-')
-        if details.get('attention') == 'softmax':
-            name = name.removeprefix('InLine-')
+        twin = name.removeprefix('InLine-')
+        if details.get('attention') == 'softmax' and twin not in _FAMILIES.values():
+            name = twin
             del details['attention']
         if isinstance(arch, str):
             family, _, size = arch.rpartition('-')
@@ -71,7 +74,9 @@ class Recognised:
         arch = self.settings['arch']
         if not isinstance(arch, str):
             heads = ('num_heads', 'softmax_heads')
-            known = {k: tuple(n or 1 for n in arch[k]) for k in heads if k in arch}
+            # Of unknown ones the fewest: CSwin's stripes have half of them each.
+            fewest = 2 if self.cls is inline_cswin.InLineCSwin else 1
+            known = {k: tuple(n or fewest for n in arch[k]) for k in heads if k in arch}
             arch = {**arch, **known}
         with torch.device('meta'):
             return self.cls(**{**self.settings, 'arch': arch})
@@ -113,7 +118,7 @@ class _Stage:
         found = (
             attention.found.get('num_heads')
             for attention in self.attentions
-            if attention.name and TOKEN_MIXERS[attention.name].heads == kind
+            if 'num_heads' in attention.found and TOKEN_MIXERS[attention.name].heads == kind
         )
         return next(filter(None, found), None)
 
@@ -131,7 +136,7 @@ def recognise(weights: _Weights, attention: AttentionSpec | None = None) -> Reco
     Raises:
         CheckpointError: They are of no backbone known here, or do not tell its attention.
     """
-    for read in (_read_pvt, _read_swin, _read_l2vit, _read_deit):
+    for read in (_read_pvt, _read_swin, _read_l2vit, _read_deit, _read_cswin):
         try:
             return read(weights, attention)
         except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -139,8 +144,8 @@ def recognise(weights: _Weights, attention: AttentionSpec | None = None) -> Reco
                 raise
             continue  # something that every member of the family has is absent or misshapen
     raise CheckpointError(
-        'these are no weights of a model known here (InLine-PVT, InLine-Swin, InLine-DeiT, L2ViT, '
-        'PVT, Swin, ViT)'
+        'these are no weights of a model known here (InLine-PVT, InLine-Swin, InLine-CSwin, '
+        'InLine-DeiT, L2ViT, PVT, Swin, CSwin, ViT)'
     )
 
 
@@ -240,6 +245,43 @@ def _read_deit(weights: _Weights, attention: AttentionSpec | None) -> Recognised
     return _simplest(inline_deit, cls, arch, [stage], settings, attention, strides=strides, **place)
 
 
+def _read_cswin(weights: _Weights, attention: AttentionSpec | None) -> Recognised:
+    stages = [
+        _read_stage(weights, f'stage{i + 1}.', i, _read_cswin_attention) for i in range(_NUM_STAGES)
+    ]
+    arch = dict(
+        embed_dims=stages[0].dim,
+        depths=tuple(len(stage.attentions) for stage in stages),
+        mlp_ratios=_shortest([stage.mlp_ratio for stage in stages]),
+    )
+    settings = dict(
+        in_channels=weights['stage1_conv_embed.0.weight'].shape[1],
+        pretrain_img_size=_pretrain_size(stages, 224, attention),
+    )
+    own = dict(own=CSWIN_ATTENTIONS)
+    cls = inline_cswin.InLineCSwin
+    model = _simplest(inline_cswin, cls, arch, stages, settings, attention, **own)
+    if any(a.name == 'softmax' for stage in stages for a in stage.attentions):
+        stripes = f'stripes={inline_cswin.usual_stripes(_NUM_STAGES)}'
+        model = replace(model, assumed=(*model.assumed, stripes))
+    return model
+
+
+def _read_cswin_attention(weights: _Weights, block: str, stage: int) -> _Attention:
+    path = f'{block}attns.'
+    if f'{path}0.get_v.weight' not in weights:
+        other = _read_attention(weights, block, stage)
+        # With projections of its own it is none of CSwin's: linear attention has the same names.
+        return replace(other, name='linear') if other.name == 'inline' else other
+    found = TOKEN_MIXERS['inline'].recognise(below(f'{path}0', weights))
+    if found is not None:
+        return _Attention(path, stage, 'inline', found)
+    # Over the whole map InLine attention without a local residual has the names of softmax.
+    if f'{path}1.get_v.weight' in weights or stage == _NUM_STAGES - 1:
+        return _Attention(path, stage, 'softmax', dict(stripe_size=None))  # the stage's
+    return _Attention(path, stage, None, {})
+
+
 def _side(num_tokens: int) -> int:
     """Of a square map.
 
@@ -294,19 +336,26 @@ def _pretrain_size(
     return size[0] if size[0] == size[1] else size
 
 
-def _read_stage(weights: _Weights, prefix: str, stage: int) -> _Stage:
+def _read_stage(
+    weights: _Weights,
+    prefix: str,
+    stage: int,
+    read: Callable[[_Weights, str, int], _Attention] | None = None,
+) -> _Stage:
+    read = read or _read_attention
     depth = len({name[len(prefix) :].split('.')[0] for name in weights if name.startswith(prefix)})
     hidden, dim = weights[f'{prefix}0.mlp.fc1.weight'].shape
     ratio = hidden / dim
     return _Stage(
         dim,
         int(ratio) if ratio.is_integer() else ratio,
-        tuple(_read_attention(weights, f'{prefix}{i}.attn.', stage) for i in range(depth)),
+        tuple(read(weights, f'{prefix}{i}.', stage) for i in range(depth)),
     )
 
 
-def _read_attention(weights: _Weights, path: str, stage: int) -> _Attention:
-    own = {k.removeprefix(path): value for k, value in weights.items() if k.startswith(path)}
+def _read_attention(weights: _Weights, block: str, stage: int) -> _Attention:
+    path = f'{block}attn.'
+    own = below(path, weights)
     for name, cls in TOKEN_MIXERS.items():
         found = cls.recognise(own)
         if found is not None:
@@ -321,7 +370,7 @@ def _choice(attention: _Attention, site: Site) -> str | dict:
             f'the weights below {attention.path} do not tell which attention they are of; '
             "say so, as the network's config does (--attention NAME)"
         )
-    cls = TOKEN_MIXERS[attention.name]
+    cls = mixer_class(attention.name, site)
     options = {k: value for k, value in attention.found.items() if k in cls.options()}
     if attention.found.get('grid', site.grid) != site.grid or attention.found.get('windowed'):
         options['window_size'] = attention.found['grid'][0]
@@ -433,17 +482,19 @@ def _assumed(
     for stage, site, choices in zip(stages, sites, chosen, strict=True):
         for read, choice in zip(stage.attentions, choices, strict=True):
             if read.name is not None:
-                cls = TOKEN_MIXERS[read.name]
+                cls = mixer_class(read.name, site)
                 told = {*as_options(choice), *read.found}
                 usual = {**cls.options(), **cls.defaults(site)}
                 rests[read.name] = {k: v for k, v in usual.items() if k not in told}
     for name, rest in rests.items():
-        alike = [f'or {other}' for other, cls in TOKEN_MIXERS.items() if name in cls.looks_like]
+        # An architecture's own attention has names of its own.
+        others = {} if name in sites[0].own else TOKEN_MIXERS
+        alike = [f'or {other}' for other, cls in others.items() if name in cls.looks_like]
         options = ', '.join(f'{key}={value!r}' for key, value in rest.items())
         if alike or options:
             yield f'{" ".join([name, *alike])} with {options}'
     if len(known) > 1:
-        yield f'arch {known[0]}, which {" and ".join(known[1:])} differs from in heads only'
+        yield f'arch {known[0]}; weights of {" and ".join(known[1:])} look the same'
     if not known and None in (*arch['num_heads'], *arch.get('softmax_heads', ())):
         yield 'num_heads, which are to be filled in'
 

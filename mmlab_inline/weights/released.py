@@ -1,8 +1,9 @@
 """Where the ImageNet checkpoints of every config are, and fetching them.
 
 InLine's, FLatten's and Agent's are those of the READMEs of LeapLabTHU, L2ViT's of
-ChuanyangZheng/L2ViT; PVT's, Swin's and DeiT's are of whai362/PVT, SwinTransformer/storage and
-facebookresearch/deit, for the softmax twins.
+ChuanyangZheng/L2ViT; PVT's, Swin's, CSwin's and DeiT's are of whai362/PVT,
+SwinTransformer/storage, microsoft/CSWin-Transformer and facebookresearch/deit, for the softmax
+twins.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _SWIN = (
     'https://github.com/SwinTransformer/storage/releases/download/v1.0.0/'
     'swin_{}_patch4_window7_224.pth'
 )
+_CSWIN = 'https://github.com/microsoft/CSWin-Transformer/releases/download/v0.1.0/cswin_{}_224.pth'
 
 RELEASED_WEIGHTS = {
     **{
@@ -42,6 +44,9 @@ RELEASED_WEIGHTS = {
             'inline_swin_tiny': '32810869fcc34410966b',
             'inline_swin_small': 'e9657fd247c04c7cb1a1',
             'inline_swin_base': 'bf23564bb64c420aafe1',
+            'inline_cswin_tiny': '49fa2ecc543647c4b970',
+            'inline_cswin_small': '59f4e65f776f4052b93c',
+            'inline_cswin_base': '91e17121df284ae38521',
             'inline_deit_tiny': '1d6b8191ad6d4114b291',
             'inline_deit_small': '2f3898b07e9247f3beb3',
             'inline_deit_base': '10bdd726d4b0435eb34e',
@@ -61,6 +66,7 @@ RELEASED_WEIGHTS = {
     **{f'deit_{arch}': _DEIT.format(arch, digest) for arch, digest in _DEIT_FILES.items()},
     **{f'pvt_{arch}': _PVT.format(arch) for arch in ('tiny', 'small', 'medium', 'large')},
     **{f'swin_{arch}': _SWIN.format(arch) for arch in ('tiny', 'small', 'base')},
+    **{f'cswin_{arch}': _CSWIN.format(arch) for arch in ('tiny', 'small', 'base')},
 }
 
 # Of the networks that are not their arch's own: for a family, or for one of its archs.
@@ -84,10 +90,16 @@ def model_of(name: str) -> tuple[str, dict[str, object]]:
     """
     family, arch = name.rsplit('_', 1)
     attention = _ATTENTIONS.get(name, _ATTENTIONS.get(family))
-    classes = {'pvt': 'InLinePVT', 'swin': 'InLineSwin', 'deit': 'InLineDeiT', 'l2vit': 'L2ViT'}
+    classes = {
+        'pvt': 'InLinePVT',
+        'swin': 'InLineSwin',
+        'cswin': 'InLineCSwin',
+        'deit': 'InLineDeiT',
+        'l2vit': 'L2ViT',
+    }
     cls = classes[family.rpartition('_')[2]]
-    if family == 'deit':
-        arch = f'vit-{arch}'
+    if family in ('deit', 'cswin'):  # which have archs of their own
+        arch = f'{"vit" if family == "deit" else family}-{arch}'
     return cls, dict(arch=arch) if attention is None else dict(arch=arch, attention=attention)
 
 

@@ -95,7 +95,27 @@ TARGETS = {
             's': (81.9, 1034),
             'b': (122.1, 1182),
         },
+        'detection/cswin/mask-rcnn_cswin-{}_fpn_ms-crop-1x_coco.py': {
+            't': (None, 279),
+            's': (None, 342),
+            'b': (None, 526),
+        },
+        'segmentation/cswin/upernet_cswin-{}_8xb2-160k_ade20k-512x512.py': {
+            't': (None, 959),
+            's': (None, 1027),
+            'b': (None, 1222),
+        },
         # By formulas: nobody has published any.
+        'detection/inline_cswin/mask-rcnn_inline-cswin-{}_fpn_ms-crop-1x_coco.py': {
+            't': (40.2, 274.2),
+            's': (52.7, 334.4),
+            'b': (92.9, 513.7),
+        },
+        'segmentation/inline_cswin/upernet_inline-cswin-{}_8xb2-160k_ade20k-512x512.py': {
+            't': (50.4, 952.6),
+            's': (62.8, 1016.8),
+            'b': (105.1, 1205.9),
+        },
         'detection/inline_deit/mask-rcnn_inline-deit-{}_fpn_ms-crop-1x_coco.py': {
             't': (26.5, 193.4),
             's': (37.0, 234.5),

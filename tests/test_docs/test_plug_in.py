@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmlab_inline import InLinePVT
+from mmlab_inline.backbones.inline_cswin import ARCH_ZOO as CSWIN_ZOO
 from mmlab_inline.backbones.inline_deit import ARCH_ZOO as DEIT_ZOO
 from mmlab_inline.backbones.inline_pvt import ARCH_ZOO as PVT_ZOO
 from mmlab_inline.backbones.inline_swin import ARCH_ZOO as SWIN_ZOO
@@ -74,8 +75,9 @@ def test_channels():
     for arch, settings in DEIT_ZOO.items():
         (dim,) = settings['embed_dims']
         expected['InLineDeiT', arch] = [dim // 4, dim // 2, dim, dim]
-    for arch, settings in SWIN_ZOO.items():
-        expected['InLineSwin', arch] = [settings['embed_dims'] * 2**stage for stage in range(4)]
+    for name, zoo in (('InLineSwin', SWIN_ZOO), ('InLineCSwin', CSWIN_ZOO)):
+        for arch, settings in zoo.items():
+            expected[name, arch] = [settings['embed_dims'] * 2**stage for stage in range(4)]
     assert listed == expected
 
 

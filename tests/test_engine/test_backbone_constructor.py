@@ -6,7 +6,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from mmlab_inline import InLineDeiT, InLinePVT, InLineSwin, L2ViT, backbones
+from mmlab_inline import InLineCSwin, InLineDeiT, InLinePVT, InLineSwin, L2ViT, backbones
 
 
 class Model(BaseModel):
@@ -84,6 +84,19 @@ L2VIT = {
     'stages.3.0': 1,
     'norm': 0,
 }
+CSWIN = {
+    'stage1_conv_embed': 7,
+    'stage1.0': 6,
+    'merge1': 5,
+    'stage2.0': 5,
+    'stage2.1': 4,
+    'merge2': 3,
+    'stage3.0': 3,
+    'stage3.1': 2,
+    'merge3': 1,
+    'stage4.0': 1,
+    'norm': 0,
+}
 DEIT = {
     'patch_embed': 7,
     'pos_embed': 7,
@@ -97,7 +110,13 @@ DEIT = {
 @pytest.mark.parametrize('constructor', ['BackboneConstructor', 'LayerDecayConstructor'])
 @pytest.mark.parametrize(
     ('cls', 'powers'),
-    [(InLinePVT, PVT), (InLineSwin, SWIN), (L2ViT, L2VIT), (InLineDeiT, DEIT)],
+    [
+        (InLinePVT, PVT),
+        (InLineSwin, SWIN),
+        (InLineCSwin, CSWIN),
+        (L2ViT, L2VIT),
+        (InLineDeiT, DEIT),
+    ],
 )
 def test_rates(build_narrow, cls, powers, constructor):
     model = Model(build_narrow(cls))
@@ -160,8 +179,9 @@ def test_decay_is_what_attentions_declare(build_narrow, cls, attention):
     assert found == {
         name: (rate, 0 if name in exempt else decay) for name, (rate, decay) in plain.items()
     }
-    # L2ViT's own softmax attention has no table of positions.
-    without = {InLineSwin: ('inline',), L2ViT: ('inline', 'softmax')}.get(cls, ())
+    # L2ViT's and CSwin's own softmax attention has no table of positions.
+    none = ('inline', 'softmax')
+    without = {InLineSwin: ('inline',), L2ViT: none, InLineCSwin: none}.get(cls, ())
     assert bool(exempt) == (attention not in without)
     both = rates(model, declared_no_decay=True, layer_decay=1)
     assert {name for name, (_, decay) in both.items() if decay == 0} == exempt

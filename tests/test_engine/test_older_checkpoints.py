@@ -1,4 +1,4 @@
-"""Detectors and segmentors that mmdet 2 and mmseg 0 trained, as Agent's authors release them."""
+"""Detectors and segmentors that mmdet 2 and mmseg 0 trained, as Agent's and CSwin's authors do."""
 
 from pathlib import Path
 
@@ -22,6 +22,7 @@ NARROW_PVT = dict(
     mlp_ratios=(2, 2, 2, 2),
 )
 NARROW_SWIN = dict(embed_dims=8, depths=(1, 1, 2, 2), num_heads=(1, 2, 4, 4), mlp_ratios=2)
+NARROW_CSWIN = dict(NARROW_SWIN, num_heads=(2, 2, 4, 4))
 
 
 def both(*names: str) -> set[str]:
@@ -61,6 +62,7 @@ FAMILIES = {
     'detection/agent_swin/mask-rcnn_agent-swin-t_fpn_ms-crop-1x_coco.py': MASK_R_CNN,
     'segmentation/agent_pvt/sem-fpn_agent-pvt-t_8xb2-40k_ade20k-512x512.py': SEMANTIC_FPN,
     'segmentation/agent_swin/upernet_agent-swin-t_8xb2-160k_ade20k-512x512.py': UPERNET,
+    'segmentation/cswin/upernet_cswin-t_8xb2-160k_ade20k-512x512.py': UPERNET,
 }
 
 
@@ -69,6 +71,8 @@ def narrow(path: str) -> nn.Module:
     cfg = load_config(str(CONFIGS / path))
     model = cfg.model
     model.backbone.arch = NARROW_PVT if 'pvt' in path else NARROW_SWIN
+    if 'cswin' in path:
+        model.backbone.update(arch=NARROW_CSWIN, attention='softmax')
     channels = [8, 16, 24, 32] if 'pvt' in path else [8, 16, 32, 64]
     if 'neck' in model:
         model.neck.update(in_channels=channels, out_channels=8)
@@ -85,6 +89,16 @@ def narrow(path: str) -> nn.Module:
         model.decode_head.update(in_channels=channels, channels=8)
         model.auxiliary_head.update(in_channels=channels[2], channels=8)
     return build_model(model, cfg.default_scope)
+
+
+def norms_from_1(weights: dict) -> dict:
+    """As CSwin's authors count the backbone's output norms."""
+    others = {key: value for key, value in weights.items() if 'backbone.norm' not in key}
+    for stage in range(4):
+        for part in ('weight', 'bias'):
+            norm = weights[f'backbone.norm{stage}.{part}']
+            others[f'backbone.norm{stage + 1}.{part}'] = norm
+    return others
 
 
 def older(model: nn.Module) -> dict:
@@ -116,7 +130,10 @@ def test_they_are_loaded_whole(path, tmp_path):
     assert heads == FAMILIES[path]
     checkpoint = older(model)
     file = tmp_path / 'older.pth'
-    torch.save(checkpoint, file)
+    saved = dict(checkpoint)
+    if 'cswin' in path:
+        saved['state_dict'] = norms_from_1(checkpoint['state_dict'])
+    torch.save(saved, file)
     meta = load_weights(model, str(file))
     assert meta['epoch'] == 12
     for key, value in model.state_dict().items():

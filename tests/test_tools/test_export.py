@@ -48,6 +48,14 @@ L2VIT = """
         ),
     ),
 """
+CSWIN = """
+    backbone=dict(
+        arch=dict(
+            _delete_=True, embed_dims=8, depths=(1, 1, 1, 1), num_heads=(2, 2, 4, 4), mlp_ratios=2
+        ),
+        attention=('inline', 'softmax', 'softmax', 'softmax'),
+    ),
+"""
 DEIT = """
     backbone=dict(
         arch=dict(_delete_=True, embed_dims=16, depths=2, num_heads=2, mlp_ratios=2),
@@ -73,6 +81,13 @@ MODELS_AT_TINY_WIDTH = {
         f"""{L2VIT}
     decode_head=dict(in_channels=[8, 16, 24, 32], channels=8, num_classes=5),
     auxiliary_head=dict(in_channels=24, channels=8, num_classes=5),
+""",
+    ),
+    'upernet-cswin': (
+        'segmentation/inline_cswin/upernet_inline-cswin-t_8xb2-160k_ade20k-512x512.py',
+        f"""{CSWIN}
+    decode_head=dict(in_channels=[8, 16, 32, 64], channels=8, num_classes=5),
+    auxiliary_head=dict(in_channels=32, channels=8, num_classes=5),
 """,
     ),
     'upernet-deit': (
@@ -337,9 +352,9 @@ def test_retinanet_without_preprocessing(written, export, tmp_path, assert_near)
 
 @torch.no_grad()
 @pytest.mark.long
-@pytest.mark.parametrize('name', ['upernet', 'upernet-l2vit', 'upernet-deit'])
+@pytest.mark.parametrize('name', ['upernet', 'upernet-cswin', 'upernet-l2vit', 'upernet-deit'])
 def test_backbone_alone(name, written, export, session, tmp_path, assert_near):
-    """Shifted windows, also where the map is a single one; L2ViT's BatchNorm; DeiT's pyramid."""
+    """Shifted windows, also where the map is a single one; stripes; BatchNorm; DeiT's pyramid."""
     config, checkpoint, model = written(name)
     export(config, checkpoint, tmp_path / 'model.onnx', '--part', 'backbone')
     run, meta = session(tmp_path / 'model.onnx')

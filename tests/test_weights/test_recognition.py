@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlab_inline import InLineDeiT, InLinePVT, InLineSwin, L2ViT
+from mmlab_inline import InLineCSwin, InLineDeiT, InLinePVT, InLineSwin, L2ViT
 from mmlab_inline.utils import CheckpointError
 from mmlab_inline.weights.recognition import recognise
 
@@ -32,6 +32,13 @@ NAMES = {
     (L2ViT, 'tiny', None): 'L2ViT-T',
     (L2ViT, 'small', None): 'L2ViT-S',
     (L2ViT, 'base', None): 'L2ViT-B',
+    (InLineCSwin, 'tiny', None): 'InLine-CSwin-T',
+    (InLineCSwin, 'small', None): 'InLine-CSwin-S',
+    (InLineCSwin, 'base', None): 'InLine-CSwin-B',
+    (InLineCSwin, 'cswin-tiny', None): 'CSwin-T',
+    (InLineCSwin, 'cswin-small', None): 'CSwin-S',
+    (InLineCSwin, 'cswin-base', None): 'CSwin-B',
+    (InLineCSwin, 'tiny', 'softmax'): "InLine-CSwin-T with attention='softmax'",
     (InLineDeiT, 'tiny', None): 'InLine-DeiT-T',
     (InLineDeiT, 'small', None): 'InLine-DeiT-S',
     (InLineDeiT, 'base', None): 'InLine-DeiT-B',
@@ -89,6 +96,8 @@ def test_custom_arch_is_rebuilt(cls, attention, build_narrow):
         (InLineDeiT, dict(arch='vit-base', attention='inline')),
         (InLineDeiT, dict(arch='tiny', attention=(('inline',) * 6 + ('softmax',) * 6,))),
         (InLineDeiT, dict(arch='tiny', attention='agent', cls_token=False)),
+        (InLineCSwin, dict(arch='cswin-base', attention=('inline', 'softmax', 'agent', 'softmax'))),
+        (InLineCSwin, dict(arch='small', attention='inline', in_channels=1)),
         (L2ViT, dict(arch='tiny', attention=('softmax', 'l2vit', 'l2vit', 'l2vit'), in_channels=1)),
         (
             L2ViT,
@@ -118,7 +127,7 @@ def test_heads_of_plain_vit_are_those_of_its_name(build_narrow):
     """Of two archs with the same shapes, the one whose own attention it is; and this is said."""
     found = recognise(shapes(InLineDeiT, 'tiny', attention='softmax'))
     assert found.settings == dict(arch='vit-tiny')
-    assert any('arch vit-tiny, which tiny differs from in heads' in text for text in found.assumed)
+    assert 'arch vit-tiny; weights of tiny look the same' in found.assumed
     assert recognise(shapes(InLineDeiT, 'tiny')).settings == dict(arch='tiny')
     narrow = recognise(build_narrow(InLineDeiT, attention='softmax').state_dict())
     assert narrow.settings['arch']['num_heads'] == (None,)
@@ -153,3 +162,15 @@ def test_windows_of_l2vit_have_the_names_of_any_attention(build_narrow):
     with pytest.raises(CheckpointError, match='do not tell which attention'):
         recognise(twin)
     assert recognise(twin, 'softmax').settings['attention'] == 'softmax'
+
+
+def test_stripes_leave_no_trace(build_narrow):
+    """Which widths are taken is said; beside softmax, one branch is no attention for sure."""
+    found = recognise(shapes(InLineCSwin, 'base-384'))
+    assert found.settings == dict(arch='base')
+    assert 'arch base; weights of base-384 look the same' in found.assumed
+    assert 'stripes=(1, 2, 7, None)' in found.assumed
+    plain = dict(type='inline', local_residual=False)
+    weights = build_narrow(InLineCSwin, attention=('inline', plain, 'softmax', 'softmax'))
+    with pytest.raises(CheckpointError, match=r'below stage2\.0\.attns\. do not tell which'):
+        recognise(weights.state_dict())
