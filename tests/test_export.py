@@ -8,8 +8,12 @@ from mmlab_inline.export import (
     IntegerUpsample,
     MatrixAdaptiveAvgPool2d,
     compare_export,
+    export_program,
+    load_export,
+    save_onnx,
 )
-from mmlab_inline.ops import exporting, softmax_attention, window_shift
+from mmlab_inline.ops import apply_in_windows, exporting, softmax_attention, window_shift
+from mmlab_inline.utils import UserError
 
 
 @pytest.mark.parametrize('bins', [1, 2, 3, 6, (2, 5)])
@@ -46,6 +50,45 @@ def test_softmax_attention_written_out(masked, monkeypatch):
 )
 def test_window_shift_without_a_branch(hw_shape, expected):
     assert window_shift(hw_shape, 7) == expected
+
+
+@pytest.mark.parametrize('shape', [(2, 14, 9), (1, 7, 7), (1, 5, 30), (0, 14, 14)])
+def test_shifted_windows_in_a_file(shifted_windows, shape):
+    module, run = shifted_windows
+    image = torch.rand(shape[0], 3, *shape[1:])
+    (tokens,) = run(image)
+    assert torch.equal(tokens, module(image))
+
+
+class Windows(nn.Module):
+    """Gives tokens their place in a shifted window."""
+
+    in_channels, boxes = 3, False
+
+    def forward(self, image):
+        hw_shape = image.shape[2:]
+        places = torch.arange(49.0)[None, :, None]
+        tokens, shift = image.flatten(2).mT, window_shift(hw_shape, 7)
+        return apply_in_windows(lambda windows: windows + places, tokens, hw_shape, 7, shift)
+
+
+@pytest.fixture(scope='module')
+def shifted_windows(tmp_path_factory):
+    """Windows, and a function that runs their ONNX file."""
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+
+    module, path = Windows(), tmp_path_factory.mktemp('windows') / 'windows.onnx'
+    save_onnx(export_program(module), {'outputs': '["tokens"]'}, path)
+    return module, load_export(path)
+
+
+def test_an_operator_without_onnx_is_named(tmp_path):
+    pytest.importorskip('onnxscript')
+    module = Windows()
+    module.forward = lambda image: torch.special.bessel_j0(image)
+    with pytest.raises(UserError, match=r'no ONNX of this model: .*bessel_j0'):
+        save_onnx(export_program(module), {'outputs': '["a"]'}, tmp_path / 'a.onnx')
 
 
 def test_comparison_tells_wrong_files():

@@ -321,7 +321,9 @@ def save_onnx(
             program, (), input_names=['image'], output_names=names, dynamo=True, verbose=False
         )
     except Exception as error:
-        raise UserError(f'no ONNX of this model: {one_line(error)}') from error
+        # The error itself is advice to PyTorch's developers, its cause names the operator.
+        reason = one_line(error.__cause__ or error)
+        raise UserError(f'no ONNX of this model: {reason}') from error
     model = exported.model_proto
     for key, value in metadata.items():
         model.metadata_props.add(key=key, value=value)

@@ -93,8 +93,9 @@ def _roll(x: Tensor, shift: tuple[int, int]) -> Tensor:
     for dim, step in enumerate(shift, start=1):
         size = x.shape[dim]
         index = torch.arange(size, device=x.device) - step
-        index = index + size * (index < 0) - size * (index >= size)
-        x = x.index_select(dim, index)
+        # Neither a remainder by a symbol nor a product of one and a truth is translated to ONNX.
+        index = torch.where(index < 0, index + size, index)
+        x = x.index_select(dim, torch.where(index >= size, index - size, index))
     return x
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..utils import UserError, counted
-from .curves import draw_several, headlines, run_colour
-from .evaluation import RECALLS, in_unit, unit_note
+from .curves import draw_several, foremost, run_colour
+from .evaluation import RECALLS, in_unit
 from .figures import finish_precision_recall, to_svg
 from .page import Page, figure, paragraph, table
 from .record import Record, metrics_of, read_record
-from .run_report import RunReport
+from .run_report import RunReport, cost_note, read_report, size_text, unit_of
 
 # Longest value of a setting that is shown, characters.
 _MAX_SETTING = 120
@@ -45,8 +45,7 @@ def _read_run(work_dir: Path, name: str) -> Run:
     if not work_dir.is_dir():
         raise UserError(f'{work_dir} is no folder; name the work folders of runs')
     record = read_record(work_dir)
-    path = work_dir / 'report.json'
-    report = RunReport.read(path) if path.is_file() else None
+    report = read_report(work_dir)
     if report is None and not record.train:
         raise UserError(
             f'{work_dir} holds no run: neither what training logs ({work_dir}/*/vis_data/'
@@ -75,8 +74,8 @@ def compare(runs: Sequence[Run]) -> str:
     """A page of HTML that puts runs side by side."""
     page = Page('Runs side by side', [counted(len(runs), 'run')])
     reports = {run.name: run.report for run in runs if run.report}
-    page.add('Metrics', table(*metrics_table(runs)), _unit(reports))
-    page.add('Cost', table(*_cost_table(runs)))
+    page.add('Metrics', table(*metrics_table(runs)), unit_of(reports.values()))
+    page.add('Cost', table(*_cost_table(runs)), cost_note())
     names = [run.name for run in runs]
     if any(run.record.train for run in runs):
         svg = to_svg(draw_several({run.name: run.record for run in runs}))
@@ -87,24 +86,16 @@ def compare(runs: Sequence[Run]) -> str:
         page.add('Precision and recall', figure(svg, 'curves'), paragraph(note, faint=True))
     for headline in dict.fromkeys(r.headline for r in reports.values() if r.headline):
         some = {name: report for name, report in reports.items() if report.headline == headline}
-        page.add(f'{headline} of the classes', table(*_class_table(some)), _unit(some))
+        page.add(f'{headline} of the classes', table(*_class_table(some)), unit_of(some.values()))
     page.add('Settings that differ', _differences(reports))
     return page.html()
 
 
 def metrics_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
     """Headings and rows: a row per run, the main metrics first."""
-    names = list(dict.fromkeys(name for run in runs for name in run.metrics()))
-    main = [name for name in headlines(names) if name in names]
-    names = [*main, *(name for name in names if name not in main)]
+    names = foremost(list(dict.fromkeys(name for run in runs for name in run.metrics())))
     rows = [[run.name, *(run.metrics().get(name) for name in names)] for run in runs]
     return ['run', *names], rows
-
-
-def _unit(reports: Mapping[str, RunReport]) -> str:
-    """The unit of a table of several runs, where they have one."""
-    units = {report.percent for report in reports.values()} - {None}
-    return paragraph(unit_note(*units), faint=True) if len(units) == 1 else ''
 
 
 def _cost_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
@@ -116,15 +107,16 @@ def _cost_table(runs: Sequence[Run]) -> tuple[list[str], list[list[object]]]:
                 run.name,
                 cost['params'] / 1e6 if 'params' in cost else None,
                 cost['flops'] / 1e9 if 'flops' in cost else None,
+                size_text(cost['shape']) if 'shape' in cost else None,
                 cost.get('images_per_second'),
                 cost.get('batch'),
                 cost.get('peak_memory_mib'),
-                cost.get('machine'),
                 run.record.train[-1]['step'] if run.record.train else None,
+                cost.get('machine'),
             ]
         )
-    headings = ['run', 'parameters, M', 'FLOPs, G', 'images/s', 'batch', 'GPU memory, MiB']
-    return [*headings, 'machine', 'iterations'], rows
+    headings = ['run', 'parameters, M', 'FLOPs, G', 'FLOPs at', 'images/s', 'batch']
+    return [*headings, 'GPU memory, MiB', 'iterations', 'machine'], rows
 
 
 def _draw_precision_recall(reports: Mapping[str, RunReport], names: Sequence[str]) -> Figure:
@@ -154,7 +146,8 @@ def _differences(reports: Mapping[str, RunReport]) -> str:
     """A table of what the configs do not have in common."""
     settings = {name: report.settings for name, report in reports.items()}
     rows = []
-    for key in dict.fromkeys(key for some in settings.values() for key in some):
+    keys = dict.fromkeys(key for some in settings.values() for key in some)
+    for key in (key for key in keys if key != 'work_dir'):  # the runs themselves
         values = [some.get(key, '') for some in settings.values()]
         if len(set(values)) > 1:
             rows.append([key, *map(_shortened, values)])

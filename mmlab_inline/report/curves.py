@@ -17,6 +17,11 @@ def headlines(metrics: list[str]) -> list[str]:
     return known or metrics[:6]
 
 
+def foremost(metrics: list[str]) -> list[str]:
+    """Names of metrics, the main ones first."""
+    return list(dict.fromkeys([*headlines(metrics), *metrics]))
+
+
 def draw_curves(record: Record) -> Figure:
     """Losses, learning rate and metrics of one run, side by side."""
     metrics = headlines(record.metrics())
@@ -69,6 +74,7 @@ def run_colour(index: int) -> str:
 def _finish(axis: Axes, title: str) -> None:
     axis.set(title=title, xlabel='iteration', xlim=(0, None))
     axis.set_ylim(min(0, axis.dataLim.y0), None)
+    axis.locator_params(axis='x', integer=True)
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize='small')

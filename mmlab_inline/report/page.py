@@ -23,7 +23,7 @@ nav { margin: .8rem 0 0; }
 nav a { color: var(--accent); margin-right: 1rem; text-decoration: none; }
 .scroll { overflow: auto; max-height: 34rem; border: 1px solid var(--line); border-radius: 6px;
   width: fit-content; max-width: 100%; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: max-content; }
 th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; }
 .word { text-align: left; }
 td.word { max-width: 30rem; white-space: normal; overflow-wrap: break-word; }
@@ -130,11 +130,15 @@ def table(
 
     Args:
         headings: Of the columns.
-        rows: Cells are words or numbers; None and NaN are shown as a dash.
+        rows: Cells are words or numbers; None and NaN are shown as a dash, columns of nothing else
+            not at all.
         bars: Headings of columns of numbers that are drawn as bars too, each relative to its
             largest number.
     """
     rows = list(rows)
+    columns = zip(headings, *rows, strict=True)
+    told = [column for column in columns if not rows or any(map(_is_told, column[1:]))]
+    headings, *rows = zip(*told, strict=True)
     largest = {
         column: max((_number(row[column]) or 0 for row in rows), default=0)
         for column, heading in enumerate(headings)
@@ -179,6 +183,10 @@ def pictures(captions_and_pairs: Iterable[tuple[str, bytes, bytes]]) -> str:
 def folded(summary: str, text: str) -> str:
     """A long text that opens on a click."""
     return f'<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>'
+
+
+def _is_told(value: object) -> bool:
+    return value != '' and (isinstance(value, str) or _number(value) is not None)
 
 
 def _number(value: object) -> float | None:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 from mmengine.config import Config
 
 from ..utils import UserError, counted, write_atomically
-from .curves import draw_curves
+from .curves import draw_curves, foremost
 from .evaluation import Evaluation, Picture, unit_note
 from .figures import draw_confusion, draw_precision_recall, has_names, mean_curve, to_svg
 from .page import Page, figure, folded, paragraph, pictures, table
@@ -105,12 +105,13 @@ class RunReport:
     def _page(self, work_dir: Path, found: Evaluation | None, config: str) -> Page:
         page = Page(self.name, self.about)
         remarks = [paragraph(remark) for remark in found.remarks] if found else []
-        metrics = table(['metric', 'value'], self.metrics.items()) if self.metrics else ''
+        rows = [(name, self.metrics[name]) for name in foremost(list(self.metrics))]
+        metrics = table(['metric', 'value'], rows) if rows else ''
         unit = [paragraph(unit_note(found.percent), faint=True)] if found and metrics else []
         page.add(
             'Metrics', *remarks, metrics or paragraph('The evaluation gave no metrics.'), *unit
         )
-        page.add('Cost', table(['what', 'value', 'unit'], cost_rows(self.cost)), _cost_note())
+        page.add('Cost', table(['what', 'value', 'unit'], cost_rows(self.cost)), cost_note())
         if found:
             _add_findings(page, self, found)
         record = read_record(work_dir)
@@ -121,14 +122,35 @@ class RunReport:
         return page
 
 
+def read_report(work_dir: Path) -> RunReport | None:
+    """The report of the run in a work folder, if there is one.
+
+    Raises:
+        UserError: The file is none of its files.
+    """
+    path = work_dir / 'report.json'
+    return RunReport.read(path) if path.is_file() else None
+
+
+def unit_of(reports: Iterable[RunReport]) -> str:
+    """A paragraph on the unit of a table of several runs; nothing where they have not one."""
+    units = {report.percent for report in reports} - {None}
+    return paragraph(unit_note(*units), faint=True) if len(units) == 1 else ''
+
+
+def size_text(shape: Sequence[int]) -> str:
+    """Height and width for a reader."""
+    height, width = shape
+    return f'{height} x {width}'
+
+
 def cost_rows(cost: Mapping[str, object]) -> list[tuple[str, object, str]]:
     """The table of costs: what, value, unit."""
     rows: list[tuple[str, object, str]] = []
     if 'params' in cost:
-        height, width = cost['shape']
         rows += [
             ('parameters', cost['params'] / 1e6, 'M'),
-            (f'FLOPs at {height} x {width}', cost['flops'] / 1e9, 'G multiply-accumulates'),
+            (f'FLOPs at {size_text(cost["shape"])}', cost['flops'] / 1e9, 'G multiply-accumulates'),
         ]
     else:
         rows.append((f'parameters and FLOPs are not counted: {cost.get("reason")}', None, ''))
@@ -144,10 +166,11 @@ def cost_rows(cost: Mapping[str, object]) -> list[tuple[str, object, str]]:
     return rows
 
 
-def _cost_note() -> str:
+def cost_note() -> str:
+    """A paragraph on how costs are counted."""
     return paragraph(
         'FLOPs are those of the published tables’ image size (tools/analysis/get_flops.py says '
-        'how they are counted). The speed is that of this evaluation: model, post-processing and '
+        'how they are counted). The speed is that of the evaluation: model, post-processing and '
         'metric, without the first batch, on images as the test pipeline resizes them: FLOPs and '
         'speed are of the same size only where that is the published one.',
         faint=True,

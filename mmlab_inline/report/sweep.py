@@ -17,6 +17,7 @@ from .curves import draw_several, headlines, run_colour
 from .figures import to_svg
 from .page import Page, figure, paragraph, table
 from .record import Record, metrics_of, read_record
+from .run_report import RunReport, read_report, unit_of
 
 _NOTE = (
     'Means over the finished seeds, and ±, their standard deviation (n - 1), which is rough for a '
@@ -34,12 +35,14 @@ class Row:
         point: The settings.
         metrics: One dict a finished run.
         records: What the finished runs have logged.
+        reports: Of those of them that have one.
         failed: Why runs have failed, by seed.
     """
 
     point: Point
     metrics: list[dict[str, float]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
+    reports: list[RunReport] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[float]:
@@ -71,6 +74,7 @@ def collect(trials: Iterable[Trial], failed: Mapping[Path, str]) -> list[Row]:
         if metrics is not None:
             row.metrics.append(metrics_of(metrics))
             row.records.append(read_record(trial.folder))
+            row.reports.extend(filter(None, [read_report(trial.folder)]))
         elif trial.folder in failed:
             row.failed[trial.seed] = failed[trial.folder]
     return list(rows.values())
@@ -124,7 +128,8 @@ def write_sweep(folder: Path, name: str, rows: Sequence[Row]) -> None:
 def _page(name: str, rows: Sequence[Row]) -> Page:
     runs = sum(len(row.metrics) for row in rows)
     page = Page(f'Sweep of {name}', [f'{counted(len(rows), "point")}, {counted(runs, "run")}'])
-    page.add('Results', table(*sweep_table(rows)), paragraph(_NOTE, faint=True))
+    unit = unit_of(report for row in rows for report in row.reports)
+    page.add('Results', table(*sweep_table(rows)), unit, paragraph(_NOTE, faint=True))
     if metrics := _metrics(rows):
         svg = to_svg(_draw_cost(rows, metrics[0]))
         note = 'Above and to the left is better; bars are the spread over the seeds.'

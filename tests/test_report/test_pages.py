@@ -1,6 +1,7 @@
 """Pages in a real browser: figures render, tables sort, nothing comes from elsewhere."""
 
 import json
+import re
 
 import pytest
 
@@ -103,6 +104,15 @@ def test_a_click_sorts(open_page, tmp_path):
     assert click('name') == ('cba', 'descending')
     marked = browser.find_elements('css selector', '[aria-sort]')
     assert [heading.text.split()[0] for heading in marked] == ['name']
+
+
+def test_columns_without_a_value_are_left_out():
+    rows = [('a', 1, None, ''), ('b', None, float('nan'), '')]
+    html = table(['name', 'count', 'memory', 'failed'], rows, bars=['memory', 'count'])
+    assert re.findall('<button>(.*?)</button>', html) == ['name', 'count']
+    assert html.count('<td') == 4
+    assert html.count('class="bar"') == 1
+    assert '<button>memory</button>' in table(['name', 'memory'], [])
 
 
 def test_runs_side_by_side(open_page, evaluate_label_maps, write_log, tmp_path):

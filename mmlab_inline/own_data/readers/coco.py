@@ -39,13 +39,16 @@ def read_coco(folder: Folder, files: Mapping[Path, Mapping]) -> OwnData:
         UserError: The files contradict each other or are damaged, or pictures are missing.
     """
     splits = _one_file_per_split(folder, files)
-    data = OwnData(folder.root, 'COCO', [], {})
+    names = {}
     for path in splits.values():
         with _told_as_damage(path):
-            data.classes += [n for n in _names(files[path]).values() if n not in data.classes]
+            names[path] = _names(files[path])
+    classes = list(dict.fromkeys(name for found in names.values() for name in found.values()))
+    data = OwnData(folder.root, 'COCO', classes, {})
     for split, path in splits.items():
+        labels = {key: classes.index(name) for key, name in names[path].items()}
         with _told_as_damage(path):
-            data.splits[split] = _read_pictures(folder, files[path], path, data.classes)
+            data.splits[split] = _read_pictures(folder, files[path], path, labels)
     return data
 
 
@@ -129,7 +132,7 @@ def _names(content: Mapping) -> dict:
 
 
 def _read_pictures(
-    folder: Folder, content: Mapping, path: Path, classes: Sequence[str]
+    folder: Folder, content: Mapping, path: Path, labels: Mapping[object, int]
 ) -> list[Picture]:
     pictures, missing = {}, []
     for image in content['images']:
@@ -147,7 +150,6 @@ def _read_pictures(
         ]
         pictures[key] = Picture(found, tuple(size) if all(size) else size_of(found))
     folder.refuse_missing(missing, len(content['images']), folder.relative(path))
-    labels = {key: classes.index(name) for key, name in _names(content).items()}
     for item in content['annotations']:
         what = f'{path}: annotation {item["id"]!r}'
         label = labels.get(identifier(item['category_id']))

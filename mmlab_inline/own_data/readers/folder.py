@@ -58,7 +58,8 @@ class Folder:
             seen.add(real)
         self.pictures = [p for p in self.files if p.suffix.lower() in IMAGE_SUFFIXES]
         others = [p for p in self.files if _is_other_image(p)]
-        kinds = ', '.join(f'{count} {suffix}' for suffix, count in _suffixes(others).items())
+        counts = Counter(path.suffix.lower() for path in others)
+        kinds = ', '.join(f'{count} {suffix}' for suffix, count in counts.items())
         self.notes = []
         if others:
             self.notes.append(
@@ -295,7 +296,3 @@ def size_of(path: Path) -> tuple[int, int]:
 def _is_other_image(path: Path) -> bool:
     kind = mimetypes.guess_type(path.name)[0] or ''
     return kind.startswith('image/') and path.suffix.lower() not in IMAGE_SUFFIXES
-
-
-def _suffixes(paths: Iterable[Path]) -> Counter:
-    return Counter(path.suffix.lower() for path in paths)
