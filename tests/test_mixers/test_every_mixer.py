@@ -268,8 +268,17 @@ def test_state_dict_and_declarations(choice):
     assert 'Args:' in type(mixer).__doc__
 
 
-@every
-@pytest.mark.parametrize('name', backbones.__all__)
+@pytest.mark.parametrize(
+    ('name', 'choice'),
+    [
+        (name, choice)
+        for name in backbones.__all__
+        for choice in VARIANTS
+        # Options go the same way in every backbone.
+        if isinstance(choice, str) or name in ('InLinePVT', 'InLineSwin')
+    ],
+    ids=str,
+)
 def test_backbone_with_it(name, choice, build_narrow):
     """Built per network, stage and block, recomputed, recognised or refused, at an odd size."""
     cls = getattr(backbones, name)
