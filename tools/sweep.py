@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mmlab_inline.analysis.sweep import Runner, claimed, plan, trials_of
+    from mmlab_inline.analysis.sweep import Workers, claimed, plan, trials_of
     from mmlab_inline.engine import load_config
     from mmlab_inline.report import collect, write_sweep
 
@@ -76,8 +76,10 @@ def main() -> None:
             print(f'{len(trials)} runs, {len(left)} of them to do, in {out}', flush=True)
             write_sweep(out, name, collect(trials, {}))
             failed = {}
-            runner = Runner(Path(__file__).parent, args.config, args.from_scratch, lock, args.jobs)
-            for number, (trial, reason) in enumerate(runner.run(left), 1):
+            workers = Workers(
+                Path(__file__).parent, args.config, args.from_scratch, lock, args.jobs
+            )
+            for number, (trial, reason) in enumerate(workers.run(left), 1):
                 if reason:
                     failed[trial.folder] = reason
                 done = f'failed: {reason}' if reason else 'is done'

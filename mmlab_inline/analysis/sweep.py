@@ -197,7 +197,7 @@ def claimed(folder: Path, sweep: Mapping[str, object]) -> Iterator[int]:
         yield lock.fileno()
 
 
-class Runner:
+class Workers:
     """Trains and tests trials, several at a time, by the tools.
 
     Each of those that run at a time has a GPU of its own as long as there are enough, or its share

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmlab_inline.analysis.sweep import Point, Runner, claimed, trials_of
+from mmlab_inline.analysis.sweep import Point, Workers, claimed, trials_of
 from mmlab_inline.cli import ArgumentParser
 from mmlab_inline.utils import UserError
 
@@ -65,12 +65,12 @@ if rate == 'untestable':
 SWEEP = """
 import signal, sys
 from pathlib import Path
-from mmlab_inline.analysis.sweep import Point, Runner, claimed, trials_of
+from mmlab_inline.analysis.sweep import Point, Workers, claimed, trials_of
 signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 folder = Path(sys.argv[1])
 trials = trials_of([Point({'rate': 'slow'}, {'rate': 'slow'}, 1, None)], 3, folder)
 with claimed(folder, {}) as lock:
-    list(Runner(Path(sys.argv[2]), 'CONFIG', False, lock, int(sys.argv[3])).run(trials))
+    list(Workers(Path(sys.argv[2]), 'CONFIG', False, lock, int(sys.argv[3])).run(trials))
 """
 
 
@@ -98,7 +98,7 @@ def test_trains_and_tests_with_the_options(tools, tmp_path):
     trial = trial_of(tmp_path / 'out', 'plain', 2, **options)
     with claimed(tmp_path / 'out', {}) as lock:
         assert trial.result() is None
-        assert list(Runner(tools, 'CONFIG', True, lock).run([trial])) == [(trial, '')]
+        assert list(Workers(tools, 'CONFIG', True, lock).run([trial])) == [(trial, '')]
     assert trial.result() == {'mIoU': 41.0}
     (train, trained), (test, tested) = calls(trial)
     assert (train, test) == ('train', 'test')
@@ -125,7 +125,7 @@ def test_trains_and_tests_with_the_options(tools, tmp_path):
 def test_a_run_that_fails_has_a_reason_and_no_result(rate, reason, tools, tmp_path):
     trial = trial_of(tmp_path / 'out', rate)
     with claimed(tmp_path / 'out', {}) as lock:
-        assert list(Runner(tools, 'CONFIG', False, lock).run([trial])) == [(trial, reason)]
+        assert list(Workers(tools, 'CONFIG', False, lock).run([trial])) == [(trial, reason)]
     assert trial.result() is None
 
 
@@ -147,7 +147,7 @@ def test_a_killed_sweep_leaves_no_two_runs_in_a_folder(tools, tmp_path, capsys):
     with claimed(tmp_path, {}) as lock:
         # The run that was left has come to its end, and only now another may start.
         assert 'last.pth' in (trial.folder / 'train.txt').read_text()
-        assert list(Runner(tools, 'CONFIG', False, lock).run([trial])) == [(trial, '')]
+        assert list(Workers(tools, 'CONFIG', False, lock).run([trial])) == [(trial, '')]
     assert 'A run is still going' in capsys.readouterr().out
     assert trial.result() == {'mIoU': 41.0}
     assert [name for name, _ in calls(trial)] == ['train', 'train', 'test']
@@ -182,7 +182,7 @@ def test_runs_at_a_time_have_a_place_each(
     points = [Point({'rate': 'together'}, {'rate': 'together'}, 1, None)]
     trials = trials_of(points, 2, tmp_path)
     with claimed(tmp_path, {}) as lock:
-        ends = list(Runner(tools, 'CONFIG', False, lock, 2).run(trials))
+        ends = list(Workers(tools, 'CONFIG', False, lock, 2).run(trials))
     assert [reason for _, reason in ends] == ['', '']
     found = [json.loads((trial.folder / 'environment').read_text())[key] for trial in trials]
     assert set(found) == expected
