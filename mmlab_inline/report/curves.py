@@ -60,9 +60,16 @@ def draw_several(records: Mapping[str, Record]) -> Figure:
             steps, values = record.series(name)
             if steps:
                 axis.plot(steps, values, style, ms=4, label=run, color=run_colour(index))
-        _finish(axis, {'loss': 'training loss', 'lr': 'learning rate'}.get(name, name))
+        _finish(axis, {'loss': 'training loss', 'lr': 'learning rate'}.get(name, name), False)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
+    # One for all: in the panels those of many runs hide the curves.
+    shown = {
+        label: line
+        for axis in axes
+        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown, loc='outside right upper', fontsize='small')
     return figure
 
 
@@ -71,10 +78,10 @@ def run_colour(index: int) -> str:
     return f'C{index}'
 
 
-def _finish(axis: Axes, title: str) -> None:
+def _finish(axis: Axes, title: str, with_legend: bool = True) -> None:
     axis.set(title=title, xlabel='iteration', xlim=(0, None))
     axis.set_ylim(min(0, axis.dataLim.y0), None)
     axis.locator_params(axis='x', integer=True)
     axis.grid(alpha=0.3)
-    if axis.get_legend_handles_labels()[0]:
+    if with_legend and axis.get_legend_handles_labels()[0]:
         axis.legend(fontsize='small')
