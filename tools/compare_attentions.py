@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mmlab_inline.cli import ArgumentParser, positive
 from mmlab_inline.datasets.demo import CLASSES, FOLDER, write_demo_dataset
-from mmlab_inline.utils import UserError, exit_on_user_error, write_atomically
+from mmlab_inline.utils import exit_on_user_error, write_atomically
 
 DATA = FOLDER / 'data/ade/ADEChallengeData2016'
 TOOLS = Path(__file__).resolve().parent
@@ -29,7 +29,7 @@ DETECTION = CONFIGS / 'mask-rcnn_inline-pvt-narrow_shapes.py'
 DETECTORS = ('inline', 'softmax', 'linear', 'focused', 'agent', 'l2vit', 'rala', 'mala')
 # In InLine-PVT spatial_reduction is what softmax stands for.
 LEFT_OUT = ('spatial_reduction',)
-# Of the whole map's quadratic cost; minutes a call at the benchmark's size.
+# Its cost grows with the square of the map.
 NOT_TIMED = ('global',)
 NUM_PICTURES = 4
 
@@ -67,6 +67,7 @@ def main() -> None:
     chosen = args.attentions or [name for name in list_attentions() if name not in LEFT_OUT]
     chosen = list(dict.fromkeys(['inline', *chosen]))
     with exit_on_user_error():
+        print(f'Drawing the pictures, unless they are in {FOLDER}', flush=True)
         write_demo_dataset(*((100, 20) if args.quick else ()))
         sweep(args, SEGMENTATION, chosen, args.out / 'segmentation', seeds=3)
         detectors = [name for name in chosen if name in DETECTORS]
@@ -82,15 +83,11 @@ def main() -> None:
 
 
 def call(tool: str, *arguments: object, **environment: str) -> None:
-    """Run a tool to its end.
-
-    Raises:
-        UserError: It has failed; has said why.
-    """
+    """Run a tool to its end; where it fails, it has said why, and its exit status is ours."""
     command = [sys.executable, TOOLS / tool, *arguments]
     done = subprocess.run(list(map(str, command)), env={**os.environ, **environment}, check=False)
     if done.returncode:
-        raise UserError(f'{tool} has failed, as it says above; the same command goes on from here')
+        sys.exit(done.returncode)
 
 
 def sweep(

@@ -42,10 +42,10 @@ def places(means: Sequence[float], spreads: Sequence[float | None]) -> list[tupl
     spreads; without a spread, if they are the same.
     """
     found = []
-    for mean, spread in zip(means, spreads, strict=True):
-        others = list(zip(means, spreads, strict=True))
+    results = list(zip(means, spreads, strict=True))
+    for mean, spread in results:
         better, worse = (
-            sum(sign * (m - mean) > math.hypot(s or 0, spread or 0) for m, s in others)
+            sum(sign * (m - mean) > math.hypot(s or 0, spread or 0) for m, s in results)
             for sign in (1, -1)
         )
         found.append((1 + better, len(means) - worse))

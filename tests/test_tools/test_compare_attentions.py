@@ -52,5 +52,6 @@ def test_wrong_attention_ends_before_the_first_run(tmp_path):
     command = [sys.executable, TOOL, '--quick', '--attentions', 'inlin', '--out', 'out']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "did you mean 'inline'" in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith('error: ') and "did you mean 'inline'" in line
     assert not list(tmp_path.glob('out/*/*'))
