@@ -3,7 +3,12 @@
 # epochs 8 and 11, 500 iterations of warm-up.
 # Nobody has published a recipe: this one is InLine-Swin's, with rates that fall towards the image
 # as ViTDet's do.
-_base_ = '../inline_swin/mask-rcnn_inline-swin-t_fpn_ms-crop-1x_coco.py'
+_base_ = [
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    '../_base_/coco_instance_ms-crop.py',
+    '../_base_/adamw_swin_3x.py',
+    '../_base_/default_runtime.py',
+]
 
 model = dict(
     backbone=dict(
@@ -15,4 +20,11 @@ model = dict(
     ),
     neck=dict(in_channels=[48, 96, 192, 192]),
 )
+
+train_cfg = dict(max_epochs=12)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
+    dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
+]
 optim_wrapper = dict(paramwise_cfg=dict(layer_decay=0.8))
+default_hooks = dict(checkpoint=dict(max_keep_ckpts=3, save_best='coco/segm_mAP'))
