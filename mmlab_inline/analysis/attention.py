@@ -3,6 +3,7 @@
 Confusion, locality and masking are the analyses of InLine's paper (arXiv 2412.06590).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import backbones
-from ..backbones.base import DenseBackbone
+from ..backbones.base import Blocks, DenseBackbone
 from ..layers import Block
 from ..mixers import TOKEN_MIXERS, TokenMixer, Weights
 from ..utils import UserError
@@ -54,6 +55,7 @@ class BlockLook:
     Attributes:
         stage: From 0.
         index: Within the stage, from 0.
+        stride: Pixels of the backbone's input to a token.
         block: The block.
         x: What came into it, tokens (1, N, C).
         tokens: What came into its attention, likewise.
@@ -63,6 +65,7 @@ class BlockLook:
 
     stage: int
     index: int
+    stride: int
     block: nn.Module
     x: Tensor
     tokens: Tensor | None = None
@@ -78,11 +81,6 @@ class BlockLook:
         """The name of its attention."""
         kind = type(self.mixer)
         return next((name for name, cls in TOKEN_MIXERS.items() if cls is kind), kind.__name__)
-
-    @property
-    def stride(self) -> int:
-        """Pixels of the backbone's input to a token."""
-        return 4 * 2**self.stage
 
     @torch.no_grad()
     def weights(self) -> Weights | None:
@@ -102,13 +100,12 @@ def look(backbone: nn.Module, images: Tensor) -> list[BlockLook]:
         raise UserError(f'{type(backbone).__name__} has no attention to look at; take {names}')
     looks: list[BlockLook] = []
     handles = []
-    for stage in range(backbone.out_indices[-1] + 1):
-        parts = [m for m in backbone.stage_modules(stage + 1) if isinstance(m, nn.Module)]
-        blocks = [m for part in parts for m in part.modules() if isinstance(m, Block)]
-        for index, block in enumerate(blocks):
+    stages = [module for module in backbone.modules() if isinstance(module, Blocks)]
+    for stage, (blocks, stride) in enumerate(zip(stages, backbone.block_strides, strict=True)):
+        for index, block in enumerate(m for m in blocks.modules() if isinstance(m, Block)):
 
-            def note_block(block, arguments, stage=stage, index=index) -> None:
-                looks.append(BlockLook(stage, index, block, arguments[0]))
+            def note_block(block, arguments, place=(stage, index, stride)) -> None:
+                looks.append(BlockLook(*place, block, arguments[0]))
 
             def note_attention(_, arguments) -> None:
                 tokens, hw_shape, *others = arguments
@@ -136,7 +133,7 @@ def measure(seen: BlockLook, seed: int = 0) -> Figures | None:
     weights = seen.weights()
     if weights is None:
         return None
-    count = seen.tokens.shape[1]
+    count = math.prod(seen.hw_shape)
     generator = torch.Generator().manual_seed(seed)
     locality = with_local = change = None
     if weights.key_shape is None:

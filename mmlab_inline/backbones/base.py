@@ -61,6 +61,7 @@ class DenseBackbone(BaseModule):
     Attributes:
         out_channels: Channels of each output, in the order of ``out_indices``.
         out_strides: Stride in pixels of each output.
+        block_strides: Stride in pixels of the tokens of each stage's blocks.
     """
 
     def __init__(
@@ -94,9 +95,10 @@ class DenseBackbone(BaseModule):
         if not -1 <= frozen_stages <= most:
             raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{most}')
         self.num_stages = num_stages
+        self.block_strides = tuple(4 * 2**i for i in range(num_stages))
         self.out_indices = tuple(out_indices)
         self.out_channels = tuple(stage_dims[i] for i in out_indices)
-        self.out_strides = tuple(4 * 2**i for i in out_indices)
+        self.out_strides = tuple(self.block_strides[i] for i in out_indices)
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
 

@@ -138,6 +138,7 @@ class InLineDeiT(DenseBackbone):
             init_cfg=init_cfg,
             num_freezable=depth,
         )
+        self.block_strides = (PATCH_SIZE,)
         if pretrain_img_size is None:
             pretrain_img_size = settings.get('pretrain_img_size', 224)
         (self.pos_grid,) = pretrain_grids(pretrain_img_size, (PATCH_SIZE,))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..ops import apply_in_windows, padded_shape, window_shift
 from ..utils import check_whole, one_of, whole_pair
-from .weights import Weights, WindowedWeights
+from .weights import ClassTokenWeights, Weights, WindowedWeights
 
 TOKEN_MIXERS: dict[str, type['TokenMixer']] = {}
 """Token mixers by name; :func:`token_mixer` adds one."""
@@ -189,10 +189,11 @@ class TokenMixer(nn.Module):
             hw_shape: Map size (H, W) in tokens.
 
         Returns:
-            None where it has none, or a class token, which has no place in the map.
+            None where it has none. A class token is the last key, and no query.
         """
         if self.class_token:
-            return None
+            inner = self.weigh(x, hw_shape)
+            return inner and ClassTokenWeights(inner)
         if self.window_size is None:
             return self.weigh(x, hw_shape)
         shift = window_shift(hw_shape, self.window_size) if self.shift else (0, 0)

@@ -86,7 +86,8 @@ class InLineAttention(QKVMixer):
     def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
         kernels = self.local_kernel(token_mean(x).to(x.dtype))
         qkv = self.project(x)
-        return weights_of_qkv(qkv, hw_shape, kernels, None, self.num_heads, self.kernel, self.proj)
+        own = self.num_heads, self.kernel, self.proj, self.class_token
+        return weights_of_qkv(qkv, hw_shape, kernels, None, *own)
 
     def local_kernel(self, mean: Tensor) -> Tensor | None:
         """Kernels (B, C, 3, 3) of the local residual by the mean token (B, 1, C), if it is on."""
@@ -133,6 +134,7 @@ def weights_of_qkv(
     num_heads: int,
     kernel: str,
     proj: nn.Module,
+    class_token: bool = False,
 ) -> FactoredWeights:
     """The weights of InLine attention, for looking at.
 
@@ -144,12 +146,15 @@ def weights_of_qkv(
         num_heads: Number of heads; divides C.
         kernel: Name in :data:`.KERNELS`.
         proj: The output projection.
+        class_token: A token before those of the map, N == 1 + H * W, has no local residual.
     """
     q, k, v = qkv
     q, k = (split_heads(KERNELS[kernel](t), num_heads) for t in (q, k))
     local = 0
     if local_kernel is not None:
-        local = dynamic_depthwise3x3(v, local_kernel, hw_shape, local_bias)
+        local = dynamic_depthwise3x3(
+            v, local_kernel, hw_shape, local_bias, class_token=class_token
+        )
         local_kernel = local_kernel.unflatten(1, (num_heads, -1))
     return FactoredWeights(
         split_heads(v, num_heads),

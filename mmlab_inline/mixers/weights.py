@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import EPSILON, bidirectional_scan
@@ -247,6 +248,32 @@ class WindowedWeights(Weights):
         out = out.expand(batch, heads, -1, width).clone()
         out[:, :, self.tokens] = x
         return out.unflatten(2, (self.count, self.area)).transpose(1, 2).flatten(0, 1)
+
+
+class ClassTokenWeights(Weights):
+    """Weights of the map's tokens on each other, and last on the class token.
+
+    Args:
+        inner: Of all tokens, the class token first.
+    """
+
+    def __init__(self, inner: Weights) -> None:
+        self.inner = inner
+        super().__init__(inner.values.roll(-1, 2), self._finish, inner.local)
+
+    def rows(self, queries: Tensor) -> Tensor:
+        return self.inner.rows(queries + 1).roll(-1, -1)
+
+    def attend(self, values: Tensor) -> Tensor:
+        return self.inner.attend(values.roll(1, 2))[:, :, 1:]
+
+    def pairs(self, keys: Tensor) -> Tensor:
+        keys = (keys + 1) % self.values.shape[2]
+        return self.inner.pairs(F.pad(keys, (0, 0, 1, 0)))[:, :, 1:]
+
+    def _finish(self, attended: Tensor) -> Tensor:
+        own = self.inner.attended()[:, :, :1]
+        return self.inner.finish(torch.cat([own, attended], 2))
 
 
 def divisive_weights(

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
@@ -81,8 +82,9 @@ def draw_maps(
         row = weights.rows(torch.tensor([photo.token(query, seen)], device=seen.x.device))[0, :, 0]
         row = row if per_head else row.mean(0, keepdim=True)
         shape = weights.key_shape or seen.hw_shape
-        # In units of what every token would have if all had the same.
-        rows.append((row * row.shape[1]).unflatten(1, shape).float().cpu())
+        # In units of what every key would have if all had the same; a class token has no place.
+        row = (row * row.shape[1])[:, : math.prod(shape)]
+        rows.append(row.unflatten(1, shape).float().cpu())
     height = max(map(len, rows))
     figure = Figure(figsize=(3.4 * len(looks), 3 * height + 0.4), layout='constrained')
     axes = figure.subplots(height, len(looks), squeeze=False)

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from mmlab_inline import InLinePVT, InLineSwin, build_attention
+from mmlab_inline import InLineDeiT, InLinePVT, InLineSwin, build_attention
 from mmlab_inline.analysis import attention
 from mmlab_inline.analysis.attention import look, measure, neighbours
 from mmlab_inline.utils import UserError
@@ -23,6 +24,9 @@ CHOICES = [
     'rmt',
     dict(type='spatial_reduction', sr_ratio=1),
 ]
+# With a class token.
+PLAIN = dict(arch=dict(embed_dims=16, depths=2, num_heads=2, mlp_ratios=2), attention='inline')
+PLAIN_SOFTMAX = dict(PLAIN, attention='softmax')
 
 
 @pytest.fixture
@@ -40,16 +44,17 @@ def looks(randomised):
 def explicit(seen):
     """All rows, and which keys are within one row and column of each query."""
     weights = seen.weights()
-    rows = weights.rows(torch.arange(seen.tokens.shape[1]))[0]
     places = torch.cartesian_prod(*(torch.arange(side) for side in seen.hw_shape))
+    rows = weights.rows(torch.arange(len(places)))[0]
     near = (places[:, None] - places).abs().amax(-1) <= 1
-    return weights, rows, near
+    return weights, rows, F.pad(near, (0, rows.shape[-1] - len(places)))  # a class token is last
 
 
-@pytest.mark.parametrize('choice', CHOICES, ids=str)
+@pytest.mark.parametrize('choice', [*CHOICES, PLAIN, PLAIN_SOFTMAX], ids=str)
 def test_figures_by_explicit_rows(choice, looks, monkeypatch):
     monkeypatch.setattr(attention, '_MOST', 1000)  # several parts
-    for seen in looks(choice):
+    backbone = InLineDeiT(**choice) if choice in (PLAIN, PLAIN_SOFTMAX) else None
+    for seen in looks(choice, backbone):
         found = measure(seen)
         weights, rows, near = explicit(seen)
         size = rows.abs().sum(-1)
@@ -138,6 +143,21 @@ def test_windows_of_swin(looks):
         kept = rows.abs().sum(-1)
         expected = (rows * near).sum(-1) / kept
         assert found.locality == pytest.approx(expected.mean(-1).tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize('attention', ['inline', 'softmax'])
+def test_class_token_counts(attention, looks):
+    """By the module itself, with every token's value set apart."""
+    backbone = InLineDeiT(**dict(PLAIN, attention=attention), out_indices=(0,))
+    for index, seen in enumerate(looks(attention, backbone)):
+        assert (seen.stage, seen.index, seen.stride, seen.hw_shape) == (0, index, 16, (3, 2))
+        weights = seen.weights()
+        rows = weights.rows(torch.arange(6))
+        assert rows.shape == (1, 2, 6, 7)
+        with torch.no_grad():
+            out = weights.finish(rows @ weights.values)
+            assert out.allclose(seen.mixer(seen.tokens, seen.hw_shape), atol=1e-12)
+    assert index == 1
 
 
 def test_neighbours():
