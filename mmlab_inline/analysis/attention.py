@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import backbones
 from ..backbones.base import Blocks, DenseBackbone
 from ..layers import Block
-from ..mixers import TOKEN_MIXERS, TokenMixer, Weights
+from ..mixers import CSWIN_ATTENTIONS, TOKEN_MIXERS, TokenMixer, Weights
 from ..utils import UserError
 
 PAIRS = 1024
@@ -80,7 +80,8 @@ class BlockLook:
     def attention(self) -> str:
         """The name of its attention."""
         kind = type(self.mixer)
-        return next((name for name, cls in TOKEN_MIXERS.items() if cls is kind), kind.__name__)
+        named = (*TOKEN_MIXERS.items(), *CSWIN_ATTENTIONS.items())
+        return next((name for name, cls in named if cls is kind), kind.__name__)
 
     @torch.no_grad()
     def weights(self) -> Weights | None:
@@ -188,7 +189,7 @@ def _locality(
         near, exists = _near(rows, weights, some, hw_shape, side)
         far = rows.abs().sum(-1) - near.abs().sum(-1)
         # Of every channel (B, heads, Q, width, k * k).
-        both = (near[..., None, :] + kernels.flatten(-2)).abs() * exists[:, None]
+        both = (near[..., None, :] + kernels.flatten(-2)).abs() * exists[..., None, :]
         inner = F.pad(both.new_ones(3, 3), [(side - 3) // 2] * 4).flatten()
         share = _ratio((both * inner).sum(-1), far[..., None] + both.sum(-1))
         shares_with_local.append(share.mean(-1))
@@ -204,7 +205,7 @@ def _near(
 ) -> tuple[Tensor, Tensor]:
     """Of rows (B, heads, Q, N) the weights around their queries, and which tokens there count."""
     keys, exists = neighbours(hw_shape, side, rows.device)
-    exists = (exists & weights.reaches(keys[None])[0])[queries]
+    exists = (exists & weights.reaches(keys))[:, queries]  # (heads or 1, Q, K)
     return rows.gather(-1, keys[queries].expand(*rows.shape[:2], -1, -1)) * exists, exists
 
 
@@ -214,7 +215,7 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 def _masking(seen: BlockLook, weights: Weights) -> float:
     near, exists = neighbours(seen.hw_shape, 3, seen.x.device)
-    exists &= weights.reaches(near[None])[0]
+    exists = exists & weights.reaches(near)
     attended, sums = weights.attended(), weights.sums()
     rest, rest_sums = attended.clone(), sums.clone()
     for keys, exist in zip(near.split(1, -1), exists.split(1, -1), strict=True):

@@ -1,17 +1,15 @@
 """What every token mixer is, and the table of them by name."""
 
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from ..ops import apply_in_windows, padded_shape, window_shift
+from ..ops import apply_in_windows, window_shift
 from ..utils import check_whole, one_of, whole_pair
-from .weights import ClassTokenWeights, Weights, WindowedWeights
+from .weights import ClassTokenWeights, Weights, windowed_weights
 
 TOKEN_MIXERS: dict[str, type['TokenMixer']] = {}
 """Token mixers by name; :func:`token_mixer` adds one."""
@@ -197,25 +195,11 @@ class TokenMixer(nn.Module):
         if self.window_size is None:
             return self.weigh(x, hw_shape)
         shift = window_shift(hw_shape, self.window_size) if self.shift else (0, 0)
-        cut = []
-
-        def keep(windows: Tensor) -> Tensor:
-            cut.append(windows)
-            return windows
-
-        apply_in_windows(keep, x, hw_shape, self.window_size, shift)
-        area = self.window_size**2
-        count = math.prod(padded_shape(hw_shape, self.window_size)) // area
-        # Each place of the windows by its number, brought to the token that stands there.
-        tokens = apply_in_windows(
-            lambda windows: torch.arange(count * area, device=x.device).view(count, area, 1),
-            x[:1, :, :1],
-            hw_shape,
-            self.window_size,
-            shift,
+        return windowed_weights(
+            lambda fn, x: apply_in_windows(fn, x, hw_shape, self.window_size, shift),
+            x,
+            lambda windows: self.weigh_windows(windows, hw_shape, shift),
         )
-        inner = self.weigh_windows(cut[0], hw_shape, shift)
-        return inner and WindowedWeights(inner, tokens.flatten(), area)
 
     def weigh_windows(
         self, windows: Tensor, hw_shape: tuple[int, int], shift: tuple[int, int]

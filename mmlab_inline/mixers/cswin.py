@@ -26,7 +26,7 @@ from ..ops import (
 from ..utils import check_flag, check_whole, one_of
 from .base import Site, TokenMixer
 from .inline import joined_weights, projections_are_plain, weights_of_qkv
-from .weights import Weights, softmax_weights
+from .weights import HeadGroupWeights, Weights, softmax_weights, windowed_weights
 
 
 class CSwinBranch(nn.Module):
@@ -75,8 +75,8 @@ class CSwinAttention(TokenMixer, nn.ModuleList):
         before: Tensor,
         qkv: nn.Module,
         proj: nn.Module,
-    ) -> Weights | None:
-        """The weights by which :meth:`forward` attends, if it does so over the map."""
+    ) -> Weights:
+        """The weights by which :meth:`forward` attends, with the same arguments."""
         raise NotImplementedError
 
 
@@ -218,17 +218,31 @@ class CSwinStripeAttention(CSwinAttention):
         before: Tensor,
         qkv: nn.Module,
         proj: nn.Module,
-    ) -> Weights | None:
-        if self.stripe_size is not None:
-            return None
-        get_v = self[0].get_v
-        q, k, v = qkv(x).chunk(3, 2)
-        local = convolve_tokens(get_v, v, hw_shape)
+    ) -> Weights:
+        # (B, H, W, branches, 3 * C / branches)
+        parts = qkv(x).unflatten(2, (3, len(self), -1)).transpose(2, 3).flatten(3)
+        parts = parts.unflatten(1, hw_shape).unbind(3)
+        branches = zip(self, parts, (True, False), strict=False)
+        return HeadGroupWeights([self._weigh_in_stripes(*branch) for branch in branches], proj)
+
+    def _weigh_in_stripes(self, branch: CSwinBranch, qkv: Tensor, vertical: bool) -> Weights:
+        weigh = partial(self._weigh, branch)
+        if self.stripe_size is None:
+            return weigh(qkv)
+        apply = partial(apply_in_stripes, width=self.stripe_size, vertical=vertical)
+        return windowed_weights(apply, qkv, weigh)
+
+    def _weigh(self, branch: CSwinBranch, qkv: Tensor) -> Weights:
+        """Of queries, keys and values (B, H, W, 3 * C) of maps, before the output projection."""
+        hw_shape = qkv.shape[1:3]
+        q, k, v = qkv.flatten(1, 2).chunk(3, 2)
+        local = convolve_tokens(branch.get_v, v, hw_shape)
+        num_heads = self.num_heads // len(self)
         return softmax_weights(
             self._softmax,
-            *(split_heads(t, self.num_heads) for t in (q, k, v)),
-            finish=lambda out: proj(merge_heads(out) + local),
-            local=get_v.weight.squeeze(1).unflatten(0, (self.num_heads, -1))[None],
+            *(split_heads(t, num_heads) for t in (q, k, v)),
+            finish=lambda out: merge_heads(out) + local,
+            local=branch.get_v.weight.squeeze(1).unflatten(0, (num_heads, -1))[None],
         )
 
     def _attend_in_stripes(self, branch: CSwinBranch, qkv: Tensor, vertical: bool) -> Tensor:

@@ -152,9 +152,7 @@ def weights_of_qkv(
     q, k = (split_heads(KERNELS[kernel](t), num_heads) for t in (q, k))
     local = 0
     if local_kernel is not None:
-        local = dynamic_depthwise3x3(
-            v, local_kernel, hw_shape, local_bias, class_token=class_token
-        )
+        local = dynamic_depthwise3x3(v, local_kernel, hw_shape, local_bias, class_token=class_token)
         local_kernel = local_kernel.unflatten(1, (num_heads, -1))
     return FactoredWeights(
         split_heads(v, num_heads),

@@ -1,7 +1,7 @@
 """What queries weigh values by, for looking at and measuring: no mixer computes by it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,8 +53,8 @@ class Weights(ABC):
         return self.attend(torch.ones_like(self.values[..., :1]))
 
     def reaches(self, keys: Tensor) -> Tensor:
-        """Whether queries may weigh these keys (B or 1, N, K) at all."""
-        return torch.ones_like(keys, dtype=torch.bool)
+        """Whether queries may weigh keys (N, K) at all: (heads or 1, N, K)."""
+        return torch.ones_like(keys, dtype=torch.bool)[None]
 
     def local_at(self, queries: Tensor) -> Tensor | None:
         """Kernels of the local part (B or 1, heads or 1, Q or 1, width or 1, k, k)."""
@@ -187,12 +187,11 @@ class WindowedWeights(Weights):
         inner: Of all windows, (B * windows, ...).
         tokens: Where each token of the map is (N,): its window times the tokens of one, plus its
             place there.
-        area: Tokens in a window.
     """
 
-    def __init__(self, inner: Weights, tokens: Tensor, area: int) -> None:
-        self.inner, self.tokens, self.area = inner, tokens, area
-        self.window, self.place = tokens // area, tokens % area
+    def __init__(self, inner: Weights, tokens: Tensor) -> None:
+        self.inner, self.tokens, self.area = inner, tokens, inner.values.shape[2]
+        self.window, self.place = tokens // self.area, tokens % self.area
         self.count = int(self.window.max()) + 1
         super().__init__(self._on_map(inner.values), self._finish)
 
@@ -213,7 +212,7 @@ class WindowedWeights(Weights):
         return self._on_map(self.inner.sums())
 
     def pairs(self, keys: Tensor) -> Tensor:
-        together = self.reaches(keys)
+        together = self._together(keys)
         inside = keys.new_zeros(len(keys), self.count * self.area, keys.shape[2])
         inside[:, self.tokens] = self.place[keys] * together
         inside = inside.unflatten(1, (self.count, self.area)).flatten(0, 1)
@@ -222,7 +221,7 @@ class WindowedWeights(Weights):
         return self._on_map(pairs) * together[:, None]
 
     def reaches(self, keys: Tensor) -> Tensor:
-        return self.window[keys] == self.window[:, None]
+        return self._together(keys)[None]
 
     def local_at(self, queries: Tensor) -> Tensor | None:
         if self.inner.local is None:
@@ -231,6 +230,10 @@ class WindowedWeights(Weights):
         if len(kernels) == 1:
             return kernels[:, :, None]
         return kernels.unflatten(0, (-1, self.count))[:, self.window[queries]].transpose(1, 2)
+
+    def _together(self, keys: Tensor) -> Tensor:
+        """Whether keys (..., N, K) are in the window of their query."""
+        return self.window[keys] == self.window[:, None]
 
     def _finish(self, attended: Tensor) -> Tensor:
         inside = self._in_windows(attended, self.inner.attended())
@@ -248,6 +251,51 @@ class WindowedWeights(Weights):
         out = out.expand(batch, heads, -1, width).clone()
         out[:, :, self.tokens] = x
         return out.unflatten(2, (self.count, self.area)).transpose(1, 2).flatten(0, 1)
+
+
+class HeadGroupWeights(Weights):
+    """Weights of groups of heads, each of its own kind.
+
+    Args:
+        groups: In the order of the heads; ``finish`` of each gives its channels.
+        proj: The output projection, of all channels.
+    """
+
+    def __init__(self, groups: Sequence[Weights], proj: Callable[[Tensor], Tensor]) -> None:
+        self.groups, self.proj = groups, proj
+        super().__init__(torch.cat([group.values for group in groups], 1), self._finish)
+
+    def rows(self, queries: Tensor) -> Tensor:
+        return torch.cat([group.rows(queries) for group in self.groups], 1)
+
+    def attend(self, values: Tensor) -> Tensor:
+        parts = self._split(values)
+        pairs = zip(self.groups, parts, strict=True)
+        return torch.cat([group.attend(part) for group, part in pairs], 1)
+
+    def attended(self) -> Tensor:
+        return torch.cat([group.attended() for group in self.groups], 1)
+
+    def sums(self) -> Tensor:
+        return torch.cat([group.sums() for group in self.groups], 1)
+
+    def pairs(self, keys: Tensor) -> Tensor:
+        return torch.cat([group.pairs(keys) for group in self.groups], 1)
+
+    def reaches(self, keys: Tensor) -> Tensor:
+        parts = zip(self.groups, self._split(self.values), strict=True)
+        reached = [group.reaches(keys).expand(part.shape[1], -1, -1) for group, part in parts]
+        return torch.cat(reached)
+
+    def local_at(self, queries: Tensor) -> Tensor:
+        return torch.cat([group.local_at(queries) for group in self.groups], 1)
+
+    def _split(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split([group.values.shape[1] for group in self.groups], 1)
+
+    def _finish(self, attended: Tensor) -> Tensor:
+        pairs = zip(self.groups, self._split(attended), strict=True)
+        return self.proj(torch.cat([group.finish(part) for group, part in pairs], -1))
 
 
 class ClassTokenWeights(Weights):
@@ -274,6 +322,34 @@ class ClassTokenWeights(Weights):
     def _finish(self, attended: Tensor) -> Tensor:
         own = self.inner.attended()[:, :, :1]
         return self.inner.finish(torch.cat([own, attended], 2))
+
+
+def windowed_weights(
+    apply: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor],
+    x: Tensor,
+    weigh: Callable[[Tensor], Weights | None],
+) -> WindowedWeights | None:
+    """The weights of a mixer that cuts its map; None if it has none.
+
+    Args:
+        apply: Cuts its second argument, applies the first to all windows, and puts them together.
+        x: What it cuts (B, ..., C).
+        weigh: From the windows (B * windows, ..., C) to their weights.
+    """
+    cut = []
+
+    def keep(windows: Tensor) -> Tensor:
+        cut.append(windows)
+        return windows
+
+    def number(windows: Tensor) -> Tensor:
+        return torch.arange(windows.numel(), device=x.device).view(windows.shape)
+
+    apply(keep, x)
+    # Each place of the windows by its number, brought to the token that stands there.
+    tokens = apply(number, x[:1, ..., :1]).flatten()
+    inner = weigh(cut[0])
+    return inner and WindowedWeights(inner, tokens)
 
 
 def divisive_weights(

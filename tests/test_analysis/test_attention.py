@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmlab_inline import InLineDeiT, InLinePVT, InLineSwin, build_attention
+from mmlab_inline import InLineCSwin, InLineDeiT, InLinePVT, InLineSwin, build_attention
 from mmlab_inline.analysis import attention
 from mmlab_inline.analysis.attention import look, measure, neighbours
 from mmlab_inline.utils import UserError
@@ -24,9 +24,21 @@ CHOICES = [
     'rmt',
     dict(type='spatial_reduction', sr_ratio=1),
 ]
-# With a class token.
-PLAIN = dict(arch=dict(embed_dims=16, depths=2, num_heads=2, mlp_ratios=2), attention='inline')
-PLAIN_SOFTMAX = dict(PLAIN, attention='softmax')
+
+
+def plain(attention):
+    """With a class token."""
+    arch = dict(embed_dims=16, depths=2, num_heads=2, mlp_ratios=2)
+    return InLineDeiT(arch, attention=attention, out_indices=(0,))
+
+
+def striped(attention):
+    """Stripes of 1 and 2 tokens in maps of 9 x 7 and 5 x 4, the second padded."""
+    arch = dict(embed_dims=16, depths=(1, 2), num_heads=(2, 4), mlp_ratios=2)
+    return InLineCSwin(arch, attention=attention, stripes=(1, 2), out_indices=(0, 1))
+
+
+OTHERS = [(name, backbone) for name in ('inline', 'softmax') for backbone in (plain, striped)]
 
 
 @pytest.fixture
@@ -50,11 +62,12 @@ def explicit(seen):
     return weights, rows, F.pad(near, (0, rows.shape[-1] - len(places)))  # a class token is last
 
 
-@pytest.mark.parametrize('choice', [*CHOICES, PLAIN, PLAIN_SOFTMAX], ids=str)
-def test_figures_by_explicit_rows(choice, looks, monkeypatch):
+@pytest.mark.parametrize(
+    ('choice', 'backbone'), [*((choice, None) for choice in CHOICES), *OTHERS], ids=str
+)
+def test_figures_by_explicit_rows(choice, backbone, looks, monkeypatch):
     monkeypatch.setattr(attention, '_MOST', 1000)  # several parts
-    backbone = InLineDeiT(**choice) if choice in (PLAIN, PLAIN_SOFTMAX) else None
-    for seen in looks(choice, backbone):
+    for seen in looks(choice, backbone and backbone(choice)):
         found = measure(seen)
         weights, rows, near = explicit(seen)
         size = rows.abs().sum(-1)
@@ -145,19 +158,21 @@ def test_windows_of_swin(looks):
         assert found.locality == pytest.approx(expected.mean(-1).tolist(), rel=1e-9)
 
 
-@pytest.mark.parametrize('attention', ['inline', 'softmax'])
-def test_class_token_counts(attention, looks):
-    """By the module itself, with every token's value set apart."""
-    backbone = InLineDeiT(**dict(PLAIN, attention=attention), out_indices=(0,))
-    for index, seen in enumerate(looks(attention, backbone)):
-        assert (seen.stage, seen.index, seen.stride, seen.hw_shape) == (0, index, 16, (3, 2))
+@pytest.mark.parametrize(('attention', 'backbone'), OTHERS)
+def test_rows_make_the_output(attention, backbone, looks):
+    for seen in looks(attention, backbone(attention)):
         weights = seen.weights()
-        rows = weights.rows(torch.arange(6))
-        assert rows.shape == (1, 2, 6, 7)
+        assert seen.attention in (attention, 'global')  # as a plain network's softmax is called
+        rows = weights.rows(torch.arange(seen.hw_shape[0] * seen.hw_shape[1]))
         with torch.no_grad():
-            out = weights.finish(rows @ weights.values)
-            assert out.allclose(seen.mixer(seen.tokens, seen.hw_shape), atol=1e-12)
-    assert index == 1
+            out = weights.finish(rows @ weights.values)  # padding has values of 0
+            expected = seen.mixer(seen.tokens, seen.hw_shape, *seen.others)
+        assert out.allclose(expected, atol=1e-12)
+
+
+def test_every_block_of_a_plain_network_is_seen(looks):
+    places = [(s.stage, s.index, s.stride, s.hw_shape) for s in looks('', plain('inline'))]
+    assert places == [(0, 0, 16, (3, 2)), (0, 1, 16, (3, 2))]
 
 
 def test_neighbours():

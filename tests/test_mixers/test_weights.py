@@ -139,5 +139,3 @@ def test_those_without_say_so():
         if build_attention(name, 16, 2, grid=(4, 5)).eval().weights(x, (4, 5)) is None
     }
     assert told == set(WITHOUT)
-    with_token = TOKEN_MIXERS['inline'](16, 2, class_token=True)
-    assert with_token.weights(torch.rand(1, 21, 16), (4, 5)) is None
