@@ -4,7 +4,7 @@ import math
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -70,6 +70,39 @@ def golden() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]:
         return weights, rest
 
     return read
+
+
+@pytest.fixture(scope='session')
+def assert_as_stored(assert_near: Callable[..., None]) -> Callable[..., None]:
+    """Outputs and gradients of a backbone against those of a fixture.
+
+    Gradients of parameters within ``of_parameters``, or a limit of their own in ``limits``; those
+    that are nothing but rounding noise within the largest one's scale.
+    """
+
+    def check(
+        model: nn.Module,
+        fixture: Mapping[str, Tensor],
+        tolerance: float,
+        of_parameters: float,
+        limits: Mapping[str, float] | None = None,
+    ) -> None:
+        dtype = next(model.parameters()).dtype
+        fixture = {name: value.to(dtype) for name, value in fixture.items()}
+        image = fixture['x'].requires_grad_()
+        outs = model(image)
+        torch.autograd.backward(outs, [fixture[f'grad_y.{index}'] for index in range(4)])
+        for index, out in enumerate(outs):
+            assert_near(out, fixture[f'y.{index}'], tolerance, f'map {index}')
+        assert_near(image.grad, fixture['grad_x'], tolerance, 'image')
+        scale = max(float(value.abs().max()) for k, value in fixture.items() if 'grad.' in k)
+        for name, parameter in model.named_parameters():
+            expected = fixture[f'grad.{name}']
+            noise = expected.abs().max() < 1e-6 * scale
+            limit = (limits or {}).get(name, of_parameters)
+            assert_near(parameter.grad, expected, limit, name, scale=scale if noise else 0)
+
+    return check
 
 
 @pytest.fixture

@@ -15,7 +15,9 @@ GOLDEN_ARCH = dict(embed_dims=24, depths=2, num_heads=2, mlp_ratios=4)
     [(torch.float32, 1e-5, 5e-5), (torch.float64, 1e-6, 1e-6)],
     ids=['float32', 'float64'],
 )
-def test_released_backbone(dtype, tolerance, of_parameters, form, golden, use_form, assert_near):
+def test_released_backbone(
+    dtype, tolerance, of_parameters, form, golden, use_form, assert_as_stored
+):
     weights, fixture = golden('inline_deit_narrow')
     model = InLineDeiT(GOLDEN_ARCH, pretrain_img_size=64, drop_path_rate=0.0)
     model.load_state_dict(weights, strict=True)
@@ -25,18 +27,7 @@ def test_released_backbone(dtype, tolerance, of_parameters, form, golden, use_fo
             block.attn.proj.register_forward_hook(lambda *_: None)
     elif form != 'as chosen':
         use_form(form)
-    image = fixture['x'].to(dtype).requires_grad_()
-    outs = model(image)
-    torch.autograd.backward(outs, [fixture[f'grad_y.{index}'].to(dtype) for index in range(4)])
-    for index, out in enumerate(outs):
-        assert_near(out, fixture[f'y.{index}'], tolerance, f'map {index}')
-    assert_near(image.grad, fixture['grad_x'], tolerance, 'image')
-    scale = max(float(value.abs().max()) for k, value in fixture.items() if 'grad.' in k)
-    for name, parameter in model.named_parameters():
-        expected = fixture[f'grad.{name}']
-        # The key bias has no gradient: its part of the joint bias is rounding noise.
-        noise = expected.abs().max() < 1e-6 * scale
-        assert_near(parameter.grad, expected, of_parameters, name, scale=scale if noise else 0)
+    assert_as_stored(model, fixture, tolerance, of_parameters)
 
 
 @pytest.mark.parametrize(
