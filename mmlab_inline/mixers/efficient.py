@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from ..ops import merge_heads, split_heads, weighted_means
+from ..ops import merge_heads, split_heads
 from .base import QKVMixer, token_mixer
+from .context import attend_by_context
 from .weights import FactoredWeights, Weights
 
 
@@ -27,17 +28,18 @@ class EfficientAttention(QKVMixer):
     looks_like = ('spatial_reduction',)
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
-        accurate = torch.promote_types(x.dtype, torch.float32)
-        k = k.to(accurate)
-        k = (k - k.detach().amax(-2, keepdim=True)).exp()
-        # Normalised with the context: a distribution over a map's tokens is too small for float16.
-        context = weighted_means(k, k.mean(-2, keepdim=True), v)
-        return self._finish(q.softmax(-1, dtype=accurate).to(v.dtype) @ context)
+        return attend_by_context(self, x, self._features)
 
     def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
         q, k, v = (split_heads(t, self.num_heads) for t in self.project(x))
-        return FactoredWeights(v, self._finish, q=q.softmax(-1), k=k.softmax(-2))
+        return FactoredWeights(
+            v, lambda out: self.proj(merge_heads(out)), q=q.softmax(-1), k=k.softmax(-2)
+        )
 
-    def _finish(self, out: Tensor) -> Tensor:
-        return self.proj(merge_heads(out))
+    @staticmethod
+    def _features(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        accurate = torch.promote_types(q.dtype, torch.float32)
+        k = k.to(accurate)
+        # Normalised with the context: a distribution over a map's tokens is too small for float16.
+        k = (k - k.detach().amax(-2, keepdim=True)).exp()
+        return q.softmax(-1, dtype=accurate), k, k.mean(-2, keepdim=True)

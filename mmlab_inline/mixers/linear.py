@@ -5,6 +5,7 @@ from torch import Tensor
 from ..layers import LocalKernels
 from ..ops import (
     POSITIVE_KERNELS,
+    channel_weights,
     dynamic_depthwise3x3,
     kernel_attention,
     merge_heads,
@@ -14,6 +15,7 @@ from ..ops import (
 )
 from ..utils import check_flag, one_of
 from .base import QKVMixer, token_mixer
+from .context import attend_by_context
 from .weights import Weights, divisive_weights
 
 
@@ -60,13 +62,12 @@ class LinearAttention(QKVMixer):
         self.residual = LocalKernels(dim, num_heads) if local_residual else None
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        if self.residual is None:
+            return attend_by_context(self, x, self._features)
         q, k, v = self.project(x)
         heads = (split_heads(t, self.num_heads) for t in (q, k, v))
         out = merge_heads(kernel_attention(*heads, self.kernel))
-        kernels = self._local_kernels(x)
-        if kernels is not None:
-            out = out + dynamic_depthwise3x3(v, kernels, hw_shape)
-        return self.proj(out)
+        return self.proj(out + dynamic_depthwise3x3(v, self._local_kernels(x), hw_shape))
 
     def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
         q, k, v = self.project(x)
@@ -84,6 +85,11 @@ class LinearAttention(QKVMixer):
             finish=lambda out: self.proj(merge_heads(out) + local),
             local=kernels,
         )
+
+    def _features(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, epsilon = positive_features(q, k, self.kernel)
+        weights, k_mean = channel_weights(q, k, epsilon)
+        return weights, k, k_mean
 
     def _local_kernels(self, x: Tensor) -> Tensor | None:
         return None if self.residual is None else self.residual(token_mean(x)[:, 0].to(x.dtype))

@@ -20,6 +20,7 @@ from .inline_attention_fused import inline_attention_fused, triton_is_available
 from .linear_attention import (
     EPSILON,
     POSITIVE_KERNELS,
+    channel_weights,
     kernel_attention,
     normalised_attention,
     normalised_weights,
@@ -50,6 +51,7 @@ __all__ = [
     'apply_in_stripes',
     'apply_in_windows',
     'bidirectional_scan',
+    'channel_weights',
     'dynamic_depthwise3x3',
     'fast_form_is_cheaper',
     'hidden_tokens_are_big',

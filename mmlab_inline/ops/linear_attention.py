@@ -82,11 +82,18 @@ def normalised_attention(q: Tensor, k: Tensor, v: Tensor, epsilon: float = EPSIL
     Returns:
         (B, heads, M, width) in the dtype of ``v``.
     """
-    k_mean = k.mean(-2, keepdim=True, dtype=torch.promote_types(q.dtype, torch.float32))
-    # Channel c of a query reads row c of the context. A channel without a key has weight 0.
-    weights = q * k_mean
-    weights = weights / (weights.sum(-1, keepdim=True) + epsilon)
+    weights, k_mean = channel_weights(q, k, epsilon)
     return weights.to(v.dtype) @ weighted_means(k, k_mean, v)
+
+
+def channel_weights(q: Tensor, k: Tensor, epsilon: float = EPSILON) -> tuple[Tensor, Tensor]:
+    """How much queries (B, heads, M, head_dim) take of each channel, and the mean of the keys.
+
+    Channel c of a query reads row c of the context. A channel without a key has weight 0.
+    """
+    k_mean = k.mean(-2, keepdim=True, dtype=torch.promote_types(q.dtype, torch.float32))
+    weights = q * k_mean
+    return weights / (weights.sum(-1, keepdim=True) + epsilon), k_mean
 
 
 def weighted_means(k: Tensor, k_mean: Tensor, v: Tensor) -> Tensor:
