@@ -675,7 +675,7 @@ def _entry_point(cls: type[_Classifier], name: str) -> Callable[..., nn.Module]:
             name,
             pretrained,
             arch=name.rpartition('_')[2],
-            feature_cfg=dict(out_indices=(0, 1, 2, 3), feature_cls='getter'),
+            feature_cfg=dict(out_indices=4, feature_cls='getter'),  # the last ones
             **kwargs,
         )
 

@@ -553,6 +553,16 @@ def test_features_of_a_plain_network(plain):
     assert all(map(torch.equal, pruned, maps[:2]))
 
 
+@pytest.mark.parametrize('cls', ['getter', 'hook', 'fx'])
+def test_features_of_a_plain_network_are_of_its_last_blocks(cls, monkeypatch):
+    arch = dict(embed_dims=(16,), depths=(6,), num_heads=(2,), mlp_ratios=(2,))
+    monkeypatch.setitem(inline_deit.ARCH_ZOO, 'tiny', arch)
+    features = timm.create_model('inline_deit_tiny', features_only=True, feature_cls=cls)
+    names = [f'blocks.{index}' for index in (2, 3, 4, 5)]
+    assert features.feature_info.module_name() == names
+    assert len(features(torch.randn(1, 3, 32, 48))) == 4
+
+
 def test_layers_and_pooling_of_a_plain_network(plain):
     layers = group_parameters(plain, plain.group_matcher(), reverse=True)
     expected = {

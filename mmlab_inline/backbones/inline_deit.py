@@ -152,7 +152,6 @@ class InLineDeiT(DenseBackbone):
             qkv='joint',
             grid=self.pos_grid,
             sr_ratio=None,
-            stage=0,
             class_token=cls_token,
         )
         self.patch_embed = PatchEmbed(in_channels, dim, PATCH_SIZE, norm=False)

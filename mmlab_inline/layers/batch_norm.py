@@ -39,8 +39,9 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
 def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Run a module in training without another update of its BatchNorms' running statistics."""
     before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in batch_norms(module)]
-    for norm, *_ in before:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for norm, _, count in before:
+        # A copy to count on: SyncBatchNorm refuses to train without.
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
     try:
         yield
     finally:

@@ -28,8 +28,8 @@ class AgentAttention(QKVMixer):
         num_heads: Number of heads; divides ``dim``.
         qkv: ``'separate'`` or ``'joint'`` projections.
         grid: Map size (H, W) in tokens that the biases are stored for.
-        agent_num: Agents that the biases are stored for, a square number. In a backbone 9, 16, 49
-            and 49 by stage.
+        agent_num: Agents that the biases are stored for, a square number. In a backbone of
+            stages 9, 16, and 49 from the third on.
         agent_grid: Agents (rows, columns) to use; None: the square of ``agent_num``. The authors'
             detectors take more than their classifiers.
         window_size: Attend within windows of this side in tokens; None: the whole map.
@@ -79,7 +79,7 @@ class AgentAttention(QKVMixer):
 
     @classmethod
     def defaults(cls, site: Site) -> dict[str, object]:
-        return {} if site.stage is None else dict(agent_num=(9, 16, 49, 49)[site.stage])
+        return {} if site.stage is None else dict(agent_num=(9, 16, 49, 49)[min(site.stage, 3)])
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         q, k, v, agents, gather, read = self._parts(x, hw_shape)

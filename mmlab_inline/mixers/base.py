@@ -47,7 +47,7 @@ class Site:
         window: Window of the architecture's softmax attention; None where it has none.
         position_bias: Whether that attention has a table of relative positions.
         stripe: Width of the stripes of the architecture's softmax attention; None: the whole map.
-        stage: The stage, from 0; None outside a backbone.
+        stage: The stage, from 0; None in a plain network and outside a backbone.
         class_token: Whether a token of no place comes before those of the map.
         own: Classes that names stand for in this architecture alone.
     """

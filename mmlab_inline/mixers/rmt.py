@@ -28,9 +28,9 @@ class RMTAttention(TokenMixer):
         dim: Channels C, a multiple of ``2 * num_heads``.
         num_heads: Number of heads.
         decomposed: Attend along rows, then along columns, instead of over all pairs. In a backbone
-            True but in the fourth stage.
+            True before the fourth stage.
         decay_start: Of the first head.
-        decay_span: Over the heads. In a backbone 4, 4, 6, 6 by stage.
+        decay_span: Over the heads. In a backbone of stages 4, 4, and 6 from the third on.
         window_size: Attend within windows of this side in tokens; None: the whole map.
         shift: Roll the map by half a window first.
 
@@ -67,7 +67,7 @@ class RMTAttention(TokenMixer):
     def defaults(cls, site: Site) -> dict[str, object]:
         if site.stage is None:
             return {}
-        return dict(decomposed=site.stage < 3, decay_span=(4, 4, 6, 6)[site.stage])
+        return dict(decomposed=site.stage < 3, decay_span=(4, 4, 6, 6)[min(site.stage, 3)])
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         q, k, v, local, rows, columns = self._parts(x, hw_shape)

@@ -13,6 +13,7 @@ import mmlab_inline
 from ..datasets.checks import class_counts
 from ..datasets.checks.settings import transforms
 from ..engine.config import load_config
+from ..engine.model import build_model
 from ..inference import class_colours
 from ..utils import UserError, counted, did_you_mean, write_atomically
 from .readers import OwnData
@@ -47,7 +48,8 @@ class Options:
         epochs: Epochs to train.
         short_side: Short side of resized pictures in pixels.
         batch_size: Images a step on one GPU.
-        frozen_stages: Stages of the backbone that are not trained, the stem counted as 0.
+        frozen_stages: Stages of the backbone, or a plain one's blocks, that are not trained, the
+            stem counted as 0.
         layer_decay: Factor of the learning rate from a block to the one before it.
         load_from: Checkpoint of the same model, with other classes or not.
         from_scratch: Random weights instead of ImageNet's.
@@ -120,7 +122,8 @@ def write_config(
         options: What the user chooses.
 
     Raises:
-        UserError: The base is of another task or model, or the file cannot be written.
+        UserError: The base is of another task or model or has not so many stages, or the file
+            cannot be written.
     """
     name, cfg = base
     if (cfg.get('default_scope') == 'mmseg') != (task == 'seg'):
@@ -148,6 +151,9 @@ def write_config(
     settings = _segmentation if task == 'seg' else _detection
     why = settings(out, path, data, cfg, options, sizes, model)
     if options.frozen_stages is not None:
+        backbone = dict(cfg.model.backbone, frozen_stages=options.frozen_stages)
+        what = f'--frozen-stages {options.frozen_stages}: the backbone'
+        build_model(backbone, cfg.default_scope, 'meta', what)  # which knows how many it has
         _set(model, cfg.model, ['backbone', 'frozen_stages'], options.frozen_stages)
     if options.from_scratch:
         _set(model, cfg.model, ['backbone', 'init_cfg'], None)

@@ -239,7 +239,7 @@ def _read_deit(weights: _Weights, attention: AttentionSpec | None) -> Recognised
         pretrain_img_size=size * _side(weights['pos_embed'].shape[1] - cls_token),
         cls_token=cls_token,
     )
-    place = dict(sr_ratio=None, class_token=cls_token)
+    place = dict(sr_ratio=None, class_token=cls_token, stage=None)
     cls = inline_deit.InLineDeiT
     strides = (size,)
     return _simplest(inline_deit, cls, arch, [stage], settings, attention, strides=strides, **place)
@@ -434,9 +434,8 @@ def _simplest(
             1,
             grid=grid,
             window=settings.get('window_size'),
-            stage=index,
             **({'sr_ratio': settings['sr_ratios'][index]} if 'sr_ratios' in settings else {}),
-            **place,
+            **{'stage': index, **place},
         )
         for index, grid in enumerate(grids)
     ]

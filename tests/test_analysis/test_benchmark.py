@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import nn
 
-from mmlab_inline import InLineAttention, InLinePVT, InLineSwin
+from mmlab_inline import InLineAttention, InLineCSwin, InLinePVT, InLineSwin, L2ViT
 from mmlab_inline.analysis.benchmark import (
     AttentionSubject,
     BackboneSubject,
@@ -21,6 +21,7 @@ from mmlab_inline.analysis.benchmark import (
     Row,
     as_json,
     form_forwards,
+    forms_of,
     measure,
     released,
     tables,
@@ -112,6 +113,32 @@ def test_floor_is_two_projections(cls, attention, build_narrow):
         assert torch.allclose(block.attn(x, (3, 4)), block.attn.proj(v), atol=1e-6)
         assert len(backbone(torch.randn(1, 3, 40, 32))) == 4
     assert not any('forward' in vars(module) for module in backbone.modules())
+
+
+@pytest.mark.parametrize(
+    ('cls', 'attention'),
+    [
+        (InLineCSwin, None),
+        (InLineCSwin, ('linear', 'softmax', 'softmax', 'softmax')),
+        (InLineSwin, ('inline', 'inline', ('inline', 'vig'), 'softmax')),
+    ],
+)
+def test_no_floor_of_a_part(cls, attention, build_narrow):
+    backbone = build_narrow(cls, attention=attention)
+    assert 'floor' not in forms_of(backbone)
+    assert {'auto', 'softmax'} <= set(forms_of(backbone))
+    with pytest.raises(UserError, match=r"form 'floor' is of networks .* this one has .*softmax$"):
+        form_forwards(backbone, 'floor')
+
+
+def test_floor_of_narrower_projections(build_narrow):
+    backbone = build_narrow(L2ViT, attention='vicinity').eval()
+    mixer = backbone.stages[0][0].attn
+    assert mixer.proj.in_features < 8
+    x = torch.randn(2, 12, 8)
+    v = mixer.project(x)[2]
+    with replaced(form_forwards(backbone, 'floor')):
+        assert torch.allclose(mixer(x, (3, 4)), mixer.proj(v), atol=1e-6)
 
 
 def test_released_form_has_a_plain_mlp(build_narrow, monkeypatch):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmlab_inline import InLineAttention, InLineDeiT
+from mmlab_inline import InLineAttention, InLineDeiT, build_attention
 from mmlab_inline.backbones.inline_deit import ALIASES, ARCH_ZOO
 from mmlab_inline.mixers import TOKEN_MIXERS, GlobalAttention
 
@@ -175,6 +175,20 @@ def test_other_attentions_take_no_class_token(name, build_narrow):
     message = rf"^attention '{name}' is of maps and takes no class token; .*cls_token=False, or "
     with pytest.raises(ValueError, match=message):
         build_narrow(InLineDeiT, attention=attention, cls_token=True)
+
+
+@pytest.mark.parametrize('name', TOKEN_MIXERS)
+def test_other_attentions_are_those_outside_of_stages(name, build_narrow):
+    """The only stage is not the first of four, for which an option may be meant."""
+    model = build_narrow(InLineDeiT, attention=name, cls_token=False, pretrain_img_size=64)
+    expected = build_attention(name, 32, 4, qkv='joint', grid=(4, 4))
+    for option in type(expected).options().keys() & vars(expected).keys():
+        assert getattr(model.blocks[0].attn, option) == getattr(expected, option)
+    shapes = [
+        {key: value.shape for key, value in mixer.state_dict().items()}
+        for mixer in (model.blocks[0].attn, expected)
+    ]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize('kind', ['inline', 'softmax'])

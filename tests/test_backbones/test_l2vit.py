@@ -185,6 +185,20 @@ def test_synchronised_batch_norm(build_narrow, randomised):
     assert all(map(torch.equal, one_process(image), plain(image)))
 
 
+def test_checkpointing_with_synchronised_batch_norm(build_narrow, randomised):
+    """Where no other process is, it is BatchNorm; the second pass of a block is no step to it."""
+    plain = randomised(build_narrow(L2ViT, drop_path_rate=0.0)).train()
+    settings = dict(norm_cfg=dict(type='SyncBN'), with_cp=True, drop_path_rate=0.0)
+    model = build_narrow(L2ViT, **settings).train()
+    model.load_state_dict(plain.state_dict())
+    image = torch.randn(2, 3, 45, 70)
+    for each in (plain, model):
+        sum(out.square().sum() for out in each(image)).backward()
+    assert all(map(torch.equal, model.buffers(), plain.buffers()))
+    for parameter, expected in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad)
+
+
 def test_norms_that_are_not_trained(build_narrow):
     model = build_narrow(L2ViT, norm_cfg=dict(type='BN', requires_grad=False), frozen_stages=0)
     assert not any(p.requires_grad for norm in batch_norms(model) for p in norm.parameters())

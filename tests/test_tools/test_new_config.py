@@ -181,6 +181,24 @@ def test_options_for_small_sets(data, run):
     assert cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == 4
 
 
+@pytest.mark.parametrize(
+    ('base', 'most'),
+    [
+        ('mask-rcnn_inline-deit-t_fpn_ms-crop-1x_coco', 12),
+        ('mask-rcnn_inline-pvt-t_fpn_1x_coco', 4),
+    ],
+)
+def test_as_many_stages_are_frozen_as_the_base_has(base, most, data, run):
+    arguments = '--task', 'det', '--data', data['det'], '--base', base, '--overwrite'
+    assert run(*arguments, '--out', 'out', '--frozen-stages', most)[0] == 0
+    assert load_config('out/pets_det.py').model.backbone.frozen_stages == most
+    code, _, error = run(*arguments, '--out', 'other', '--frozen-stages', most + 1)
+    assert code == 2
+    expected = f'--frozen-stages {most + 1}: the backbone does not build: '
+    assert f'{expected}frozen_stages={most + 1} must lie in -1..{most}' in error
+    assert not Path('other/pets_det.py').exists()
+
+
 def test_every_head_of_a_cascade(data, run):
     base = 'cascade-mask-rcnn_inline-swin-t_fpn_ms-crop-1x_coco'
     code, _, _ = run(

@@ -95,9 +95,8 @@ def add_training_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         '--frozen-stages',
         type=int,
-        choices=range(5),
         metavar='K',
-        help='do not train the stem and the first K stages of the backbone (0 to 4)',
+        help='do not train the stem and the first K stages of the backbone, blocks of InLine-DeiT',
     )
     parser.add_argument(
         '--layer-decay',

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...choices import DEFAULT_FORMS, FORMS
 from ...layers import Mlp
-from ...mixers import InLineAttention, QKVMixer
+from ...mixers import InLineAttention, QKVMixer, TokenMixer
 from ...ops import KERNELS, inline_attention_fast, inline_attention_linear, token_mean
 from ...utils import UserError
 
@@ -67,7 +67,7 @@ def _by_op(
 
 def _floor(mixer: QKVMixer, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
     linear = mixer.projections()[-1]
-    channels = x.shape[2]
+    channels = mixer.proj.in_features
     return mixer.proj(F.linear(x, linear.weight[-channels:], linear.bias[-channels:]))
 
 
@@ -85,11 +85,12 @@ _INLINE_FORMS = {
 
 def forms_of(model: nn.Module) -> tuple[str, ...]:
     """The forms that a network comes in, out of those that are timed by default."""
-    modules = list(model.modules())
-    if any(isinstance(module, InLineAttention) for module in modules):
-        return DEFAULT_FORMS
-    floor = ('floor',) if any(isinstance(module, QKVMixer) for module in modules) else ()
-    return ('auto', 'softmax', *floor)
+    mixers = [module for module in model.modules() if isinstance(module, TokenMixer)]
+    has_inline = any(isinstance(mixer, InLineAttention) for mixer in mixers)
+    forms = DEFAULT_FORMS if has_inline else ('auto', 'softmax', 'floor')
+    # The floor of a part would pass for that of the whole.
+    has_floor = all(isinstance(mixer, QKVMixer) for mixer in mixers)
+    return tuple(form for form in forms if form != 'floor' or has_floor)
 
 
 def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
@@ -117,6 +118,11 @@ def form_forwards(model: nn.Module, form: str) -> dict[nn.Module, Callable]:
         network = getattr(model, 'backbone', model)
         return {network: torch.compile(network.forward, dynamic=False)}
     if form == 'floor':
+        if form not in forms_of(model):
+            raise UserError(
+                "form 'floor' is of networks whose every attention projects to values; this one "
+                f'has {", ".join(forms_of(model))}'
+            )
         mixers = [module for module in model.modules() if isinstance(module, QKVMixer)]
         return {mixer: partial(_floor, mixer) for mixer in mixers}
     mixers = [module for module in model.modules() if isinstance(module, InLineAttention)]
