@@ -165,7 +165,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = args.forms or forms_of(subject.model())
     forms = [form for form in FORMS if form in chosen]
     forms += [form for form in dict.fromkeys(chosen) if form not in FORMS]  # attentions
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # errors may have brackets
     described = machine(subject.device)
     console.print(f'{subject.title}, batch {subject.batch}\n{describe(described)}\n')
     columns = TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn()
