@@ -109,6 +109,7 @@ def test_without_weights_and_by_head(tool, folder, tmp_path):
     ('arguments', 'message'),
     [
         (('--query', '96,10'), r'--query 96,10 lies outside .*wide.png, .* 0,0 to 95,63'),
+        (('--query', '10,63.9'), r'--query 10,63.9 lies outside'),
         (('--query', '10'), r"'10' is not X,Y, such as 320,200"),
         (
             ('--checkpoint', '{folder}/model.pth', *LINEAR),

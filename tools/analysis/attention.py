@@ -74,7 +74,7 @@ def check_queries(queries: Sequence[tuple[float, float]], frame: Frame) -> None:
     """
     height, width = frame.image.shape[:2]
     for x, y in queries:
-        if not (0 <= x < width and 0 <= y < height):
+        if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
             raise UserError(
                 f'--query {x:g},{y:g} lies outside {frame.file_name}, whose pixels are '
                 f'0,0 to {width - 1},{height - 1}'
