@@ -125,8 +125,8 @@ def main() -> None:
                     name = f'{frame.name}_{x:g}_{y:g}.png'
                     photo.maps[name] = draw_maps(photo, (x, y), list(last.values()), args.per_head)
                     write_atomically(args.out / name, photo.maps[name])
-                for seen in looks:  # figures are all that is needed of it from here on
-                    seen.x = seen.tokens = None
+                for seen in looks:
+                    seen.forget()
             photos.append(photo)
         for name, reason in failures.items():
             print(f'error: {name} {reason}', file=sys.stderr)
