@@ -85,6 +85,8 @@ def test_page_maps_and_figures(tool, folder, tmp_path):
     assert found['stages'][2]['locality'] == pytest.approx(np.mean(third))
     assert f'{100 * np.mean(third):.2f}' in printed
     page = (tmp_path / 'out/index.html').read_text()
+    written = [(tmp_path / 'out' / name).stat() for name in ('index.html', 'attention.json')]
+    assert written[0].st_mtime_ns <= written[1].st_mtime_ns  # where that is, all is
     maps = sorted(path.name for path in (tmp_path / 'out').glob('*.png'))
     assert maps == sorted(
         f'{name}_{query}.png' for name in ('wide', 'square') for query in ('60_30', '0_0')

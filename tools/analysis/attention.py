@@ -135,8 +135,9 @@ def main() -> None:
         facts = [args.config, args.checkpoint or 'random weights: no checkpoint was given']
         page = attention_page('What attentions do', facts, photos)
         content = json.dumps(as_json(photos), indent=1)
-        write_atomically(args.out / 'attention.json', content.encode())
         write_atomically(args.out / 'index.html', page.encode())
+        # Last: where it is, all is.
+        write_atomically(args.out / 'attention.json', content.encode())
     headings, lines = stage_table(photos)
     table = Table(box=None, pad_edge=False)
     for heading in headings:
