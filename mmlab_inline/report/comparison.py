@@ -57,13 +57,13 @@ def constant_miou(folder: Path, num_classes: int) -> float:
 
     Args:
         folder: Label maps as ADE20K has them, 0 for pixels that do not count.
-        num_classes: Of the model.
+        num_classes: Of the model. Those that do not occur have no IoU, in its metrics too.
     """
     counts = sum(
         np.bincount(np.asarray(Image.open(path)).ravel(), minlength=num_classes + 1)
         for path in folder.iterdir()
     )[1:]
-    return 100 * counts.max() / counts.sum() / num_classes
+    return 100 * counts.max() / counts.sum() / np.count_nonzero(counts)
 
 
 def _sweep_table(rows: Sequence[Mapping], metrics: Mapping[str, str], scale: float) -> list[str]:
@@ -107,9 +107,11 @@ def _speed_table(report: Mapping) -> list[str]:
         for size in sizes:
             for phase in phases:
                 row = cells[*size, phase, form]
-                ratio = '' if form == 'auto' else f' ({row["over_auto"]:.2f})'
-                line.append(f'{1e3 * row["median"]:.0f}{ratio}')
-            line.append(f'{row["kept_bytes"] / 2**20:.0f}')  # of the last phase
+                time, ratio = row['median'], row['over_auto']
+                beside = '' if form == 'auto' or ratio is None else f' ({ratio:.2f})'
+                line.append('failed' if time is None else f'{1e3 * time:.0f}{beside}')
+            kept = row['kept_bytes']  # of the last phase
+            line.append('-' if kept is None else f'{kept / 2**20:.0f}')
         lines.append(line)
     return _table(headings, lines)
 

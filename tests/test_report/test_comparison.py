@@ -27,8 +27,8 @@ def label_maps(tmp_path):
 
 
 def test_constant_prediction(label_maps):
-    """It has the IoU 0.7 in one class, and 0 in three."""
-    assert constant_miou(label_maps, 4) == pytest.approx(17.5)
+    """It has the IoU 0.7 in one class, 0 in another, and none in two that do not occur."""
+    assert constant_miou(label_maps, 4) == pytest.approx(35)
 
 
 def test_tables(tmp_path, label_maps):
@@ -62,16 +62,19 @@ def test_tables(tmp_path, label_maps):
             ('mala', 'forward', 0.15, 1.5, None),
             ('auto', 'forward+backward', 0.3, 1.0, 2**20),
             ('mala', 'forward+backward', 0.6, 2.0, 3 * 2**20),
+            ('vig', 'forward', 0.2, 2.0, None),
+            ('vig', 'forward+backward', None, None, None),
         )
     ]
     write('benchmark/x.json', {'rows': [{**cell, 'size': [8, 16]} for cell in cells]})
     lines = comparison(tmp_path, label_maps, 4).splitlines()
-    assert lines[0] == 'The commonest class everywhere has 17.5% mIoU.'
+    assert lines[0] == 'The commonest class everywhere has 35.0% mIoU.'
     assert [line for line in lines if line.startswith('| `')] == [
         '| `mala` | 41.0 | 1 | 1 | 2.35 | 1.23 |',
         '| `inline` | 40.0 ± 0.5 | 2 | 2 | 2.35 | 1.23 |',
         '| `inline` | 50.0 ± 1.0 | 40.0 ± 2.0 | 1 | 2 | 2.35 | 1.23 |',
         '| `inline` | 100 | 300 | 1 |',
         '| `mala` | 150 (1.50) | 600 (2.00) | 3 |',
+        '| `vig` | 200 (2.00) | failed | - |',
         '| `inline` | 12 / 50 | 100 / - |  | 0 / 20 |',
     ]
