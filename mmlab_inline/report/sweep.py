@@ -5,7 +5,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from .record import Record, metrics_of, read_record
 from .run_report import RunReport, read_report, unit_of
 
 _NOTE = (
-    'Means over the finished seeds, and ±, their standard deviation (n - 1), which is rough for a '
+    'Means over the seeds counted, and ±, their standard deviation (n - 1), which is rough for a '
     'few seeds: points that are no further apart than it are equal. FLOPs are multiply-accumulates '
     'at the image size of published tables. s/step is the median of what training logged, on a '
     'machine as busy as it was; memory is the most that PyTorch took of a GPU.'
@@ -81,7 +81,10 @@ def collect(trials: Iterable[Trial], failed: Mapping[Path, str]) -> list[Row]:
 
 
 def sweep_table(rows: Sequence[Row]) -> tuple[list[str], list[list[object]]]:
-    """Headings and rows: settings, main metrics with their spread, seeds, cost, failures."""
+    """Headings and rows: settings, main metrics with their spread, seeds, cost, failures.
+
+    Seeds are those that have the foremost metric: COCO's has none where nothing is detected.
+    """
     metrics = _metrics(rows)
     keys = list(rows[0].point.values)
     headings = [*keys, *(name for metric in metrics for name in (metric, f'± {metric}')), 'seeds']
@@ -90,15 +93,23 @@ def sweep_table(rows: Sequence[Row]) -> tuple[list[str], list[list[object]]]:
         [
             *row.point.values.values(),
             *(number for metric in metrics for number in mean_and_spread(row.values(metric))),
-            len(row.metrics),
+            len(row.values(metrics[0])) if metrics else 0,
             row.point.params / 1e6,
             None if row.point.flops is None else row.point.flops / 1e9,
             row.seconds(),
             max(row.logged('memory'), default=None),
-            '; '.join(f'seed {seed}: {reason}' for seed, reason in row.failed.items()),
+            '; '.join(_failures(row, metrics)),
         ]
         for row in rows
     ]
+
+
+def _failures(row: Row, metrics: Sequence[str]) -> Iterator[str]:
+    for seed, reason in row.failed.items():
+        yield f'seed {seed}: {reason}'
+    main = metrics[0] if metrics else 'metrics'
+    if without := len(row.metrics) - len(row.values(main)):
+        yield f'{counted(without, "finished run")} without {main}'
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
