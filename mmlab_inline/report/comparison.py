@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..analysis.flops import DEFAULT_SHAPES
+
 
 def comparison(folder: Path, label_maps: Path, num_classes: int) -> str:
     """The tables: of the segmentors, the detectors, speed, and what the attentions look at.
@@ -21,8 +23,10 @@ def comparison(folder: Path, label_maps: Path, num_classes: int) -> str:
     (timed,) = (folder / 'benchmark').glob('*.json')
     found = sorted(folder.glob('attention/*/attention.json'))
     constant = constant_miou(label_maps, num_classes)
+    shapes = ['{} x {}'.format(*DEFAULT_SHAPES[scope]) for scope in ('mmseg', 'mmdet')]
     parts = [
-        f'The commonest class everywhere has {constant:.1f}% mIoU.\n',
+        f'The commonest class everywhere has {constant:.1f}% mIoU. GFLOPs are for an image of '
+        f'{shapes[0]} pixels in the first table and {shapes[1]} in the second.\n',
         *_sweep_table(_read(folder / 'segmentation/sweep.json'), {'mIoU': 'mIoU, %'}, 1),
         *_sweep_table(
             _read(folder / 'detection/sweep.json'),
@@ -67,7 +71,7 @@ def constant_miou(folder: Path, num_classes: int) -> float:
 
 
 def _sweep_table(rows: Sequence[Mapping], metrics: Mapping[str, str], scale: float) -> list[str]:
-    """Accuracy and cost, the best first.
+    """Accuracy and cost, the best first, and last what has none.
 
     Args:
         rows: Of a sweep's JSON.
@@ -75,21 +79,23 @@ def _sweep_table(rows: Sequence[Mapping], metrics: Mapping[str, str], scale: flo
         scale: What the metrics are multiplied by.
     """
     first = next(iter(metrics))
-    rows = [row for row in rows if row.get(first) is not None]
-    rows.sort(key=lambda row: -row[first])
-    found = places([row[first] for row in rows], [row[f'± {first}'] for row in rows])
+    told = sorted((row for row in rows if row.get(first) is not None), key=lambda row: -row[first])
+    found = places([row[first] for row in told], [row[f'± {first}'] for row in told])
+    texts = [f'{low}' if low == high else f'{low} to {high}' for low, high in found]
+    others = [row for row in rows if row not in told]
     lines = []
-    for row, (low, high) in zip(rows, found, strict=True):
-        values = [
-            f'{scale * row[name]:.1f}'
-            + ('' if row[f'± {name}'] is None else f' ± {scale * row[f"± {name}"]:.1f}')
-            for name in metrics
-        ]
+    for row, place in zip([*told, *others], [*texts, *['-'] * len(others)], strict=True):
+        values = [_mean_text(row.get(name), row.get(f'± {name}'), scale) for name in metrics]
         cost = [f'{row["parameters, M"]:.2f}', f'{row["FLOPs, G"]:.3g}']
-        place = f'{low}' if low == high else f'{low} to {high}'
         lines.append([f'`{row["attention"]}`', *values, place, f'{row["seeds"]}', *cost])
     headings = [*metrics.values(), 'place', 'seeds', 'parameters, M', 'GFLOPs']
     return _table(['attention', *headings], lines)
+
+
+def _mean_text(mean: float | None, spread: float | None, scale: float) -> str:
+    if mean is None:
+        return '-'
+    return f'{scale * mean:.1f}' + ('' if spread is None else f' ± {scale * spread:.1f}')
 
 
 def _speed_table(report: Mapping) -> list[str]:
