@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..analysis.sweep import Point, Trial
 from ..utils import counted, write_atomically
-from .curves import draw_several, headlines, run_colour
+from .curves import draw_several, headlines, legend_height, run_style
 from .figures import to_svg
 from .page import Page, figure, paragraph, table
 from .record import Record, metrics_of, read_record
@@ -174,7 +174,8 @@ def _mean_entries(several: Sequence[list[dict[str, float]]]) -> list[dict[str, f
 
 def _draw_cost(rows: Sequence[Row], metric: str) -> Figure:
     """A metric over what it costs, a panel a cost."""
-    drawing = Figure(figsize=(15, 4.4), layout='constrained')
+    height = max(4.4, legend_height(len(rows)))
+    drawing = Figure(figsize=(15, height), layout='constrained')
     costs = {
         'FLOPs, G': lambda row: (row.point.flops or math.nan) / 1e9,
         'seconds a training step': lambda row: row.seconds() or math.nan,
@@ -186,8 +187,9 @@ def _draw_cost(rows: Sequence[Row], metric: str) -> Figure:
         for index, row in enumerate(row for row in rows if row.metrics):
             mean, spread = mean_and_spread(row.values(metric))
             if mean is not None:
-                style = dict(fmt='o', capsize=3, color=run_colour(index), label=row.point.label)
-                axis.errorbar(cost(row), mean, spread or 0, **style)
+                style = run_style(index, lines=False, points=True)
+                bars = dict(capsize=3, label=row.point.label)
+                axis.errorbar(cost(row), mean, spread or 0, **bars, **style)
         axis.set(xlabel=label)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel=metric)
