@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mmlab_inline.analysis import attention
+from mmlab_inline.analysis.attention import measure
 from mmlab_inline.datasets import draw_image
 from mmlab_inline.engine import load_config
 from mmlab_inline.report.attention import Photograph, grid_of_queries
@@ -52,8 +54,8 @@ def tool(folder, tmp_path, monkeypatch, capsys):
             runpy.run_path(str(TOOL), run_name='__main__')
         printed = capsys.readouterr()
         assert stop.value.code == code, printed.err
-        if not code:
-            return printed.out
+        if code != 2:
+            return printed.out + printed.err
         assert not (tmp_path / 'out').exists()
         (line,) = (line for line in printed.err.splitlines() if line.startswith('error: '))
         return line
@@ -105,6 +107,19 @@ def test_without_weights_and_by_head(tool, folder, tmp_path):
     (path,) = (tmp_path / 'out').glob('*.png')
     width, height = Image.open(io.BytesIO(path.read_bytes())).size
     assert height > 2 * width  # eight heads below each other, three stages
+
+
+def test_a_photograph_that_fails_costs_no_other(tool, folder, tmp_path, monkeypatch):
+    def fail_on_wide(seen, seed):
+        if seen.hw_shape[0] != seen.hw_shape[1]:
+            raise RuntimeError("can't allocate memory")
+        return measure(seen, seed)
+
+    monkeypatch.setattr(attention, 'measure', fail_on_wide)
+    printed = tool(folder / 'wide.png', folder / 'square.png', code=1)
+    assert "wide.png cannot be looked at: RuntimeError: can't allocate memory" in printed
+    found = json.loads((tmp_path / 'out/attention.json').read_text())
+    assert list(found['photographs']) == ['square']
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def main() -> None:
 
     from mmlab_inline.analysis.attention import look, measure
     from mmlab_inline.engine import load_config, use_safe_loading
-    from mmlab_inline.inference import Predictor, find_sources, read_frames
+    from mmlab_inline.inference import Predictor, find_sources, read_frames, recorded
     from mmlab_inline.report.attention import (
         Photograph,
         as_json,
@@ -113,7 +113,8 @@ def main() -> None:
         for frame in frames:
             check_queries(args.query or (), frame)
         for frame in frames:
-            with console.status(frame.file_name):
+            failing = recorded(failures, frame.file_name, 'cannot be looked at')
+            with console.status(frame.file_name), failing:
                 inputs, shape = predictor.backbone_input(frame.image)
                 photo = Photograph(frame.name, frame.image[..., ::-1], shape)
                 looks = look(predictor.model.backbone, inputs)
@@ -127,7 +128,7 @@ def main() -> None:
                     write_atomically(args.out / name, photo.maps[name])
                 for seen in looks:
                     seen.forget()
-            photos.append(photo)
+                photos.append(photo)
         for name, reason in failures.items():
             print(f'error: {name} {reason}', file=sys.stderr)
         if not photos:
