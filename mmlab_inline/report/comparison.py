@@ -99,13 +99,13 @@ def _mean_text(mean: float | None, spread: float | None, scale: float) -> str:
 
 
 def _speed_table(report: Mapping) -> list[str]:
-    """Times beside inline's, and memory; a group of columns a size."""
+    """Times, in brackets over inline's, and memory; a group of columns a size."""
     cells = {(*row['size'], row['pass'], row['form']): row for row in report['rows']}
     sizes = list(dict.fromkeys(tuple(row['size']) for row in report['rows']))
     phases = list(dict.fromkeys(row['pass'] for row in report['rows']))
     headings = ['attention']
     for height, width in sizes:
-        headings += [f'{height} x {width}, {phase}' for phase in phases]
+        headings += [f'{height} x {width}, {phase}, ms' for phase in phases]
         headings.append(f'{height} x {width}, MiB kept')
     lines = []
     for form in dict.fromkeys(row['form'] for row in report['rows']):
@@ -135,7 +135,8 @@ def _look_table(looks: Mapping[str, Mapping]) -> list[str]:
             line.append('' if values.count(None) == len(values) else ' / '.join(shown))
         if any(line[1:]):
             lines.append(line)
-    return _table(['attention', *(name.replace('_', ' ') for name in headings)], lines)
+    names = [f'{heading.replace("_", " ")}, %' for heading in headings]
+    return _table(['attention', *names], lines)
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

@@ -70,6 +70,10 @@ def test_tables(tmp_path, label_maps):
     lines = comparison(tmp_path, label_maps, 4).splitlines()
     assert lines[0].startswith('The commonest class everywhere has 35.0% mIoU. GFLOPs are')
     assert '512 x 2048 pixels in the first table and 800 x 1280 in the second' in lines[0]
+    assert [line for line in lines if line.startswith('| attention')][2:] == [
+        '| attention | 8 x 16, forward, ms | 8 x 16, forward+backward, ms | 8 x 16, MiB kept |',
+        '| attention | confusion, % | locality, % | locality with local, % | masking, % |',
+    ]
     assert [line for line in lines if line.startswith('| `')] == [
         '| `mala` | 41.0 | 1 | 1 | 2.35 | 1.23 |',
         '| `inline` | 40.0 ± 0.5 | 2 | 2 | 2.35 | 1.23 |',
