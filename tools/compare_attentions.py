@@ -104,13 +104,15 @@ def sweep(
 def look(args: argparse.Namespace, name: str) -> None:
     """Measure what the trained attention of the first seed does on a few pictures."""
     out = args.out / 'attention' / name
-    if (out / 'attention.json').is_file():
-        return
     (run,) = (args.out / 'segmentation').glob(f'*_attention={name}_seed=0')
+    figures, trained = out / 'attention.json', run / 'result.json'
+    if figures.is_file() and figures.stat().st_mtime_ns >= trained.stat().st_mtime_ns:
+        return
+    checkpoint = run / Path((run / 'last_checkpoint').read_text()).name  # it may have been moved
     pictures = sorted((DATA / 'images/validation').iterdir())[:NUM_PICTURES]
     call(
         *('analysis/attention.py', SEGMENTATION, *pictures),
-        *('--checkpoint', (run / 'last_checkpoint').read_text(), '--grid', 1, '--out', out),
+        *('--checkpoint', checkpoint, '--grid', 1, '--out', out),
         *('--cfg-options', f'model.backbone.attention={name}'),
         OMP_NUM_THREADS='1',
     )

@@ -110,7 +110,7 @@ def print_table(rows: Sequence) -> None:
         table.add_column(heading, justify='left' if is_words else 'right', overflow='fold')
     for cells in zip(*columns, strict=True):
         table.add_row(*cells)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)  # values may be in brackets
 
 
 def _text(value: object, spread: float | None) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmlab_inline.cli import ArgumentParser
-from mmlab_inline.utils import UserError, exit_on_user_error
+from mmlab_inline.utils import UserError, exit_on_user_error, write_atomically
 
 
 def parse_args() -> argparse.Namespace:
@@ -82,10 +82,11 @@ def main() -> None:
         with errors_of_other_processes(cfg):
             metrics = runner.test()
             end_processes()
-    if runner.rank == 0:
-        path = Path(runner.work_dir, 'metrics.json')
-        path.write_text(json.dumps({key: float(value) for key, value in metrics.items()}, indent=1))
-        print(f'Metrics of {args.checkpoint} are in {path}')
+        if runner.rank == 0:
+            path = Path(runner.work_dir, 'metrics.json')
+            found = {key: float(value) for key, value in metrics.items()}
+            write_atomically(path, json.dumps(found, indent=1).encode())
+            print(f'Metrics of {args.checkpoint} are in {path}')
 
 
 def save_predictions(cfg: Config, out: str) -> None:

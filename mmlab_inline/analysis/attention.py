@@ -57,7 +57,7 @@ class BlockLook:
         index: Within the stage, from 0.
         stride: Pixels of the backbone's input to a token.
         block: The block.
-        x: What came into it, tokens (1, N, C).
+        x: What came into it, tokens (1, N, C); None once forgotten.
         tokens: What came into its attention, likewise.
         hw_shape: Map size (H, W) in tokens.
         others: What came into its attention beside.
@@ -67,7 +67,7 @@ class BlockLook:
     index: int
     stride: int
     block: nn.Module
-    x: Tensor
+    x: Tensor | None
     tokens: Tensor | None = None
     hw_shape: tuple[int, int] = (0, 0)
     others: tuple = ()
@@ -87,6 +87,10 @@ class BlockLook:
     def weights(self) -> Weights | None:
         """The weights of its attention; None if it has none."""
         return self.mixer.weights(self.tokens, self.hw_shape, *self.others)
+
+    def forget(self) -> None:
+        """Let go of what came in, where its figures are all that is needed from here on."""
+        self.x, self.tokens, self.others = None, None, ()
 
 
 @torch.no_grad()

@@ -238,7 +238,7 @@ class Workers:
                 pool.shutdown(wait=False, cancel_futures=True)
                 with self._starting:
                     self._stopped = True
-                    for process in self._processes:
+                    for process in tuple(self._processes):  # they end meanwhile
                         process.terminate()  # a training saves its state
                 raise
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..analysis.flops import DEFAULT_SHAPES
+
 
 def comparison(folder: Path, label_maps: Path, num_classes: int) -> str:
     """The tables: of the segmentors, the detectors, speed, and what the attentions look at.
@@ -21,8 +23,10 @@ def comparison(folder: Path, label_maps: Path, num_classes: int) -> str:
     (timed,) = (folder / 'benchmark').glob('*.json')
     found = sorted(folder.glob('attention/*/attention.json'))
     constant = constant_miou(label_maps, num_classes)
+    shapes = ['{} x {}'.format(*DEFAULT_SHAPES[scope]) for scope in ('mmseg', 'mmdet')]
     parts = [
-        f'The commonest class everywhere has {constant:.1f}% mIoU.\n',
+        f'The commonest class everywhere has {constant:.1f}% mIoU. GFLOPs are for an image of '
+        f'{shapes[0]} pixels in the first table and {shapes[1]} in the second.\n',
         *_sweep_table(_read(folder / 'segmentation/sweep.json'), {'mIoU': 'mIoU, %'}, 1),
         *_sweep_table(
             _read(folder / 'detection/sweep.json'),
@@ -57,17 +61,17 @@ def constant_miou(folder: Path, num_classes: int) -> float:
 
     Args:
         folder: Label maps as ADE20K has them, 0 for pixels that do not count.
-        num_classes: Of the model.
+        num_classes: Of the model. Those that do not occur have no IoU, in its metrics too.
     """
     counts = sum(
         np.bincount(np.asarray(Image.open(path)).ravel(), minlength=num_classes + 1)
         for path in folder.iterdir()
     )[1:]
-    return 100 * counts.max() / counts.sum() / num_classes
+    return 100 * counts.max() / counts.sum() / np.count_nonzero(counts)
 
 
 def _sweep_table(rows: Sequence[Mapping], metrics: Mapping[str, str], scale: float) -> list[str]:
-    """Accuracy and cost, the best first.
+    """Accuracy and cost, the best first, and last what has none.
 
     Args:
         rows: Of a sweep's JSON.
@@ -75,31 +79,33 @@ def _sweep_table(rows: Sequence[Mapping], metrics: Mapping[str, str], scale: flo
         scale: What the metrics are multiplied by.
     """
     first = next(iter(metrics))
-    rows = [row for row in rows if row.get(first) is not None]
-    rows.sort(key=lambda row: -row[first])
-    found = places([row[first] for row in rows], [row[f'± {first}'] for row in rows])
+    told = sorted((row for row in rows if row.get(first) is not None), key=lambda row: -row[first])
+    found = places([row[first] for row in told], [row[f'± {first}'] for row in told])
+    texts = [f'{low}' if low == high else f'{low} to {high}' for low, high in found]
+    others = [row for row in rows if row not in told]
     lines = []
-    for row, (low, high) in zip(rows, found, strict=True):
-        values = [
-            f'{scale * row[name]:.1f}'
-            + ('' if row[f'± {name}'] is None else f' ± {scale * row[f"± {name}"]:.1f}')
-            for name in metrics
-        ]
+    for row, place in zip([*told, *others], [*texts, *['-'] * len(others)], strict=True):
+        values = [_mean_text(row.get(name), row.get(f'± {name}'), scale) for name in metrics]
         cost = [f'{row["parameters, M"]:.2f}', f'{row["FLOPs, G"]:.3g}']
-        place = f'{low}' if low == high else f'{low} to {high}'
         lines.append([f'`{row["attention"]}`', *values, place, f'{row["seeds"]}', *cost])
     headings = [*metrics.values(), 'place', 'seeds', 'parameters, M', 'GFLOPs']
     return _table(['attention', *headings], lines)
 
 
+def _mean_text(mean: float | None, spread: float | None, scale: float) -> str:
+    if mean is None:
+        return '-'
+    return f'{scale * mean:.1f}' + ('' if spread is None else f' ± {scale * spread:.1f}')
+
+
 def _speed_table(report: Mapping) -> list[str]:
-    """Times beside inline's, and memory; a group of columns a size."""
+    """Times, in brackets over inline's, and memory; a group of columns a size."""
     cells = {(*row['size'], row['pass'], row['form']): row for row in report['rows']}
     sizes = list(dict.fromkeys(tuple(row['size']) for row in report['rows']))
     phases = list(dict.fromkeys(row['pass'] for row in report['rows']))
     headings = ['attention']
     for height, width in sizes:
-        headings += [f'{height} x {width}, {phase}' for phase in phases]
+        headings += [f'{height} x {width}, {phase}, ms' for phase in phases]
         headings.append(f'{height} x {width}, MiB kept')
     lines = []
     for form in dict.fromkeys(row['form'] for row in report['rows']):
@@ -107,9 +113,11 @@ def _speed_table(report: Mapping) -> list[str]:
         for size in sizes:
             for phase in phases:
                 row = cells[*size, phase, form]
-                ratio = '' if form == 'auto' else f' ({row["over_auto"]:.2f})'
-                line.append(f'{1e3 * row["median"]:.0f}{ratio}')
-            line.append(f'{row["kept_bytes"] / 2**20:.0f}')  # of the last phase
+                time, ratio = row['median'], row['over_auto']
+                beside = '' if form == 'auto' or ratio is None else f' ({ratio:.2f})'
+                line.append('failed' if time is None else f'{1e3 * time:.0f}{beside}')
+            kept = row['kept_bytes']  # of the last phase
+            line.append('-' if kept is None else f'{kept / 2**20:.0f}')
         lines.append(line)
     return _table(headings, lines)
 
@@ -127,7 +135,8 @@ def _look_table(looks: Mapping[str, Mapping]) -> list[str]:
             line.append('' if values.count(None) == len(values) else ' / '.join(shown))
         if any(line[1:]):
             lines.append(line)
-    return _table(['attention', *(name.replace('_', ' ') for name in headings)], lines)
+    names = [f'{heading.replace("_", " ")}, %' for heading in headings]
+    return _table(['attention', *names], lines)
 
 
 def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

@@ -9,6 +9,9 @@ from .record import Record
 
 # Out of what COCO's and the segmentation metrics print, what a table of results has.
 _HEADLINES = ('bbox_mAP', 'segm_mAP', 'mIoU', 'mAcc', 'aAcc', 'mDice', 'mFscore')
+# How runs are drawn that have the same colour.
+_LINES = ('-', '--', ':', '-.')
+_POINTS = 'os^D'
 
 
 def headlines(metrics: list[str]) -> list[str]:
@@ -52,14 +55,15 @@ def draw_several(records: Mapping[str, Record]) -> Figure:
     names = ['loss', 'lr', *metrics]
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(5 * columns, 3.6 * rows), layout='constrained')
+    height = max(3.6 * rows, legend_height(len(records)))
+    figure = Figure(figsize=(5 * columns, height), layout='constrained')
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, name in zip(axes, names, strict=False):
-        style = 'o-' if name in metrics else '-'
         for index, (run, record) in enumerate(records.items()):
             steps, values = record.series(name)
             if steps:
-                axis.plot(steps, values, style, ms=4, label=run, color=run_colour(index))
+                style = run_style(index, points=name in metrics)
+                axis.plot(steps, values, ms=4, label=run, **style)
         _finish(axis, {'loss': 'training loss', 'lr': 'learning rate'}.get(name, name), False)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
@@ -73,9 +77,22 @@ def draw_several(records: Mapping[str, Record]) -> Figure:
     return figure
 
 
-def run_colour(index: int) -> str:
-    """The colour of a run, the same in all figures that have several."""
-    return f'C{index}'
+def legend_height(count: int) -> float:
+    """Inches that a legend of so many runs takes in small type."""
+    return 0.3 + 0.19 * count
+
+
+def run_style(index: int, lines: bool = True, points: bool = False) -> dict[str, str]:
+    """How a run is drawn: of one colour and shape in all figures that have several.
+
+    The ten colours come again with other lines and points.
+    """
+    turn = index // 10 % len(_LINES)
+    return dict(
+        color=f'C{index % 10}',
+        linestyle=_LINES[turn] if lines else 'none',
+        marker=_POINTS[turn] if points else 'none',
+    )
 
 
 def _finish(axis: Axes, title: str, with_legend: bool = True) -> None:

@@ -5,7 +5,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from matplotlib.figure import Figure
 
 from ..analysis.sweep import Point, Trial
 from ..utils import counted, write_atomically
-from .curves import draw_several, headlines, run_colour
+from .curves import draw_several, headlines, legend_height, run_style
 from .figures import to_svg
 from .page import Page, figure, paragraph, table
 from .record import Record, metrics_of, read_record
 from .run_report import RunReport, read_report, unit_of
 
 _NOTE = (
-    'Means over the finished seeds, and ±, their standard deviation (n - 1), which is rough for a '
+    'Means over the seeds counted, and ±, their standard deviation (n - 1), which is rough for a '
     'few seeds: points that are no further apart than it are equal. FLOPs are multiply-accumulates '
     'at the image size of published tables. s/step is the median of what training logged, on a '
     'machine as busy as it was; memory is the most that PyTorch took of a GPU.'
@@ -81,7 +81,10 @@ def collect(trials: Iterable[Trial], failed: Mapping[Path, str]) -> list[Row]:
 
 
 def sweep_table(rows: Sequence[Row]) -> tuple[list[str], list[list[object]]]:
-    """Headings and rows: settings, main metrics with their spread, seeds, cost, failures."""
+    """Headings and rows: settings, main metrics with their spread, seeds, cost, failures.
+
+    Seeds are those that have the foremost metric: COCO's has none where nothing is detected.
+    """
     metrics = _metrics(rows)
     keys = list(rows[0].point.values)
     headings = [*keys, *(name for metric in metrics for name in (metric, f'± {metric}')), 'seeds']
@@ -90,15 +93,23 @@ def sweep_table(rows: Sequence[Row]) -> tuple[list[str], list[list[object]]]:
         [
             *row.point.values.values(),
             *(number for metric in metrics for number in mean_and_spread(row.values(metric))),
-            len(row.metrics),
+            len(row.values(metrics[0])) if metrics else 0,
             row.point.params / 1e6,
             None if row.point.flops is None else row.point.flops / 1e9,
             row.seconds(),
             max(row.logged('memory'), default=None),
-            '; '.join(f'seed {seed}: {reason}' for seed, reason in row.failed.items()),
+            '; '.join(_failures(row, metrics)),
         ]
         for row in rows
     ]
+
+
+def _failures(row: Row, metrics: Sequence[str]) -> Iterator[str]:
+    for seed, reason in row.failed.items():
+        yield f'seed {seed}: {reason}'
+    main = metrics[0] if metrics else 'metrics'
+    if without := len(row.metrics) - len(row.values(main)):
+        yield f'{counted(without, "finished run")} without {main}'
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -163,7 +174,8 @@ def _mean_entries(several: Sequence[list[dict[str, float]]]) -> list[dict[str, f
 
 def _draw_cost(rows: Sequence[Row], metric: str) -> Figure:
     """A metric over what it costs, a panel a cost."""
-    drawing = Figure(figsize=(15, 4.4), layout='constrained')
+    height = max(4.4, legend_height(len(rows)))
+    drawing = Figure(figsize=(15, height), layout='constrained')
     costs = {
         'FLOPs, G': lambda row: (row.point.flops or math.nan) / 1e9,
         'seconds a training step': lambda row: row.seconds() or math.nan,
@@ -175,8 +187,9 @@ def _draw_cost(rows: Sequence[Row], metric: str) -> Figure:
         for index, row in enumerate(row for row in rows if row.metrics):
             mean, spread = mean_and_spread(row.values(metric))
             if mean is not None:
-                style = dict(fmt='o', capsize=3, color=run_colour(index), label=row.point.label)
-                axis.errorbar(cost(row), mean, spread or 0, **style)
+                style = run_style(index, lines=False, points=True)
+                bars = dict(capsize=3, label=row.point.label)
+                axis.errorbar(cost(row), mean, spread or 0, **bars, **style)
         axis.set(xlabel=label)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel=metric)

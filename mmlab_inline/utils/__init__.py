@@ -53,7 +53,6 @@ __getattr__ = lazy_names(
             'load_checkpoint',
             'read_weights',
             'unwrap_state_dict',
-            'whole_pair',
         ),
         'state_dicts': ('Difference', 'compare_state_dict', 'of_another_model'),
     },

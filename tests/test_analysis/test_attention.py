@@ -175,6 +175,12 @@ def test_every_block_of_a_plain_network_is_seen(looks):
     assert places == [(0, 0, 16, (3, 2)), (0, 1, 16, (3, 2))]
 
 
+def test_nothing_of_an_image_is_kept(looks):
+    for seen in looks('', striped('inline')):
+        seen.forget()
+        assert not any(isinstance(v, torch.Tensor) for v in (seen.x, seen.tokens, *seen.others))
+
+
 def test_neighbours():
     keys, exists = neighbours((2, 3), 3)
     assert (

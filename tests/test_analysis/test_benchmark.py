@@ -102,11 +102,11 @@ def test_forms_equal_the_module(form, qkv, randomised, assert_near):
 
 
 @pytest.mark.parametrize('cls', [InLinePVT, InLineSwin])
-@pytest.mark.parametrize('attention', ['inline', 'softmax'])
+@pytest.mark.parametrize('attention', ['inline', 'softmax', 'vicinity'])
 def test_floor_is_two_projections(cls, attention, build_narrow):
     backbone = build_narrow(cls, attention=attention).eval()
     block = (backbone.block1 if cls is InLinePVT else backbone.layers[0].blocks)[0]
-    x = torch.randn(2, 12, block.attn.proj.in_features)
+    x = torch.randn(2, 12, block.attn.dim)
     linear = block.attn.qkv if cls is InLineSwin else block.attn.kv
     v = F.linear(x, linear.weight, linear.bias).chunk(3 if cls is InLineSwin else 2, dim=-1)[-1]
     with replaced(form_forwards(backbone, 'floor')):

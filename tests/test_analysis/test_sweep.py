@@ -129,6 +129,24 @@ def test_a_run_that_fails_has_a_reason_and_no_result(rate, reason, tools, tmp_pa
     assert trial.result() is None
 
 
+def test_all_are_told_to_stop_though_some_end_meanwhile(tmp_path):
+    with claimed(tmp_path / 'out', {}) as lock:
+        workers = Workers(tmp_path / 'none', 'CONFIG', False, lock)
+        told = []
+
+        class Process:
+            def terminate(self):
+                told.append(self)
+                workers._processes.discard(self)
+
+        runs = workers.run([trial_of(tmp_path / 'out', 'plain')])
+        next(runs)
+        processes = {Process(), Process(), Process()}
+        workers._processes |= processes
+        runs.close()
+        assert set(told) == processes
+
+
 def start(tools, folder, jobs=1):
     process = subprocess.Popen([sys.executable, '-c', SWEEP, folder, tools, str(jobs)])
     for _ in range(1200):

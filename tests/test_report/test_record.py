@@ -63,3 +63,14 @@ def test_figures_show_every_point(write_log, tmp_path, losses):
     panels = draw_several({'a': record, 'b': record}).axes
     assert [axis.get_title() for axis in panels] == ['training loss', 'learning rate', 'mIoU']
     assert all(len(axis.lines) == 2 for axis in panels)
+
+
+def test_many_runs_look_different(write_log, tmp_path):
+    write_log('1', train(1), train(2), dict(mIoU=5.0, step=2))
+    records = dict.fromkeys(map(str, range(40)), read_record(tmp_path))
+    figure = draw_several(records)
+    figure.draw_without_rendering()
+    assert figure.legends[0].get_window_extent().y0 >= 0  # whole
+    for axis in figure.axes:
+        looks = {(line.get_color(), line.get_linestyle(), line.get_marker()) for line in axis.lines}
+        assert len(looks) == len(records)

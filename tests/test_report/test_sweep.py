@@ -9,7 +9,7 @@ import pytest
 from mmlab_inline.analysis.sweep import Point, trials_of
 from mmlab_inline.report import collect, sweep_table, write_sweep
 from mmlab_inline.report.record import Record
-from mmlab_inline.report.sweep import mean_record
+from mmlab_inline.report.sweep import Row, mean_record
 
 MIOU = {'inline': (40.0, 43.0, 46.0), 'soft<max>': (50.0,)}
 
@@ -58,6 +58,19 @@ def test_table(rows):
     assert (softmax['mIoU'], softmax['± mIoU'], softmax['FLOPs, G']) == (50, None, None)
     assert softmax['failed'] == 'seed 2: train: the loss is not finite'
     assert (linear['mIoU'], linear['s/step'], linear['failed']) == (None, None, '')
+
+
+def test_seeds_are_those_that_have_the_metric():
+    """A detector that finds nothing has no AP: a mean over the others says so."""
+    point = Point({'lr': '1'}, {}, 1, 1)
+    for metrics, seeds, failed in (
+        ([{'bbox_mAP': 0.5}, {}, {'bbox_mAP': 0.3}], 2, '1 finished run without bbox_mAP'),
+        ([{}, {}], 0, '2 finished runs without metrics'),
+        ([{'bbox_mAP': 0.5}], 1, ''),
+    ):
+        headings, (line,) = sweep_table([Row(point, metrics)])
+        found = dict(zip(headings, line, strict=True))
+        assert (found['seeds'], found['failed']) == (seeds, failed)
 
 
 def test_files(rows, tmp_path):

@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mmlab_inline.analysis import attention
+from mmlab_inline.analysis.attention import measure
 from mmlab_inline.datasets import draw_image
 from mmlab_inline.engine import load_config
 from mmlab_inline.report.attention import Photograph, grid_of_queries
@@ -52,8 +54,8 @@ def tool(folder, tmp_path, monkeypatch, capsys):
             runpy.run_path(str(TOOL), run_name='__main__')
         printed = capsys.readouterr()
         assert stop.value.code == code, printed.err
-        if not code:
-            return printed.out
+        if code != 2:
+            return printed.out + printed.err
         assert not (tmp_path / 'out').exists()
         (line,) = (line for line in printed.err.splitlines() if line.startswith('error: '))
         return line
@@ -85,6 +87,8 @@ def test_page_maps_and_figures(tool, folder, tmp_path):
     assert found['stages'][2]['locality'] == pytest.approx(np.mean(third))
     assert f'{100 * np.mean(third):.2f}' in printed
     page = (tmp_path / 'out/index.html').read_text()
+    written = [(tmp_path / 'out' / name).stat() for name in ('index.html', 'attention.json')]
+    assert written[0].st_mtime_ns <= written[1].st_mtime_ns  # where that is, all is
     maps = sorted(path.name for path in (tmp_path / 'out').glob('*.png'))
     assert maps == sorted(
         f'{name}_{query}.png' for name in ('wide', 'square') for query in ('60_30', '0_0')
@@ -105,10 +109,24 @@ def test_without_weights_and_by_head(tool, folder, tmp_path):
     assert height > 2 * width  # eight heads below each other, three stages
 
 
+def test_a_photograph_that_fails_costs_no_other(tool, folder, tmp_path, monkeypatch):
+    def fail_on_wide(seen, seed):
+        if seen.hw_shape[0] != seen.hw_shape[1]:
+            raise RuntimeError("can't allocate memory")
+        return measure(seen, seed)
+
+    monkeypatch.setattr(attention, 'measure', fail_on_wide)
+    printed = tool(folder / 'wide.png', folder / 'square.png', code=1)
+    assert "wide.png cannot be looked at: RuntimeError: can't allocate memory" in printed
+    found = json.loads((tmp_path / 'out/attention.json').read_text())
+    assert list(found['photographs']) == ['square']
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (('--query', '96,10'), r'--query 96,10 lies outside .*wide.png, .* 0,0 to 95,63'),
+        (('--query', '10,63.9'), r'--query 10,63.9 lies outside'),
         (('--query', '10'), r"'10' is not X,Y, such as 320,200"),
         (
             ('--checkpoint', '{folder}/model.pth', *LINEAR),

@@ -141,12 +141,14 @@ def test_config(benchmark, tmp_path, config):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmseg')
     forms = ['released', 'auto', 'softmax']
+    path = tmp_path / f'{Path(config).stem}_1.5x.py'
+    path.write_text(f'_base_ = {config!r}\n')
     out = benchmark(
-        *('config', config, '--sizes', '64x96', '--batch', 1, '--rounds', 3, '--out', tmp_path),
+        *('config', path, '--sizes', '64x96', '--batch', 1, '--rounds', 3, '--out', tmp_path),
         *('--device', 'cpu', '--forms', *forms),
     )
     passes = ('inference', 'training')
-    report = check_report(tmp_path, Path(config).stem, passes, [[64, 96]], forms)
+    report = check_report(tmp_path, path.stem, passes, [[64, 96]], forms)
     assert [row['unit'] for row in report['rows'][::3]] == ['frames/s', 'iterations/s']
     assert 'init_weights' not in out
 

@@ -68,6 +68,14 @@ def test_puts_runs_side_by_side(compare, runs, tmp_path):
     assert 'model.other.same' not in page
 
 
+def test_names_with_brackets_are_shown(compare, runs, tmp_path):
+    for run, name in (('a/run', '[mala,agent]'), ('b/run', 'x[')):
+        (tmp_path / run).rename(tmp_path / name)
+    status, printed = compare('[mala,agent]', 'x[')
+    assert status == 0
+    assert [line.split()[0] for line in printed.splitlines()[1:3]] == ['[mala,agent]', 'x[']
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -2,9 +2,11 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +48,32 @@ def test_quick_comparison(tmp_path):
     run()
     assert (out / 'comparison.md').read_text() == tables
     assert {path: os.stat(path).st_mtime_ns for path in results} == times
+
+
+def test_looks_again_where_the_run_is_newer(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tool = runpy.run_path(TOOL)
+    run, figures = Path('out/segmentation/01_attention=mala_seed=0'), Path('out/attention/mala')
+    run.mkdir(parents=True)
+    (run / 'last_checkpoint').write_text('/where/it/was/iter_2.pth')
+    (run / 'result.json').touch()
+    Path(tool['DATA'], 'images/validation').mkdir(parents=True)
+    called = []
+
+    def call(*arguments, **environment):
+        called.append(arguments)
+        figures.mkdir(parents=True, exist_ok=True)
+        (figures / 'attention.json').touch()
+
+    look = tool['look']
+    monkeypatch.setitem(look.__globals__, 'call', call)
+    for newer, calls in ((False, 1), (False, 1), (True, 2)):
+        if newer:
+            later = (figures / 'attention.json').stat().st_mtime + 1
+            os.utime(run / 'result.json', (later, later))
+        look(SimpleNamespace(out=Path('out')), 'mala')
+        assert len(called) == calls
+    assert all(run / 'iter_2.pth' in arguments for arguments in called)
 
 
 def test_wrong_attention_ends_before_the_first_run(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmlab_inline.datasets import write_dataset
+from mmlab_inline.engine import build_model, load_config
 
 pytest.importorskip('mmdet')
 
@@ -118,6 +119,17 @@ def test_checkpoint_of_another_model(fails, tmp_path):
     line = fails('test.py', DEMO, 'other.pth')
     assert 'other.pth is of another model' in line
     assert not Path('metrics.json').exists()
+
+
+def test_metrics_cannot_be_written(fails, tmp_path):
+    pytest.importorskip('mmseg')
+    config = str(ROOT / 'configs/demo/sem-fpn_inline-swin-demo_shapes.py')
+    write_dataset(tmp_path / 'work_dirs/demo/data', 2, 2, classes=('circle', 'ring', 'cross'))
+    model = build_model(load_config(config).model, 'mmseg')
+    torch.save(dict(state_dict=model.state_dict()), 'random.pth')
+    (tmp_path / 'run/metrics.json').mkdir(parents=True)
+    line = fails('test.py', config, 'random.pth', '--work-dir', 'run')
+    assert line.endswith('run/metrics.json cannot be written: Is a directory')
 
 
 def test_out_needs_a_pickle_name(fails, tmp_path):

@@ -10,9 +10,10 @@ import time
 import pytest
 
 from mmlab_inline.analysis.flops import count_config
-from mmlab_inline.analysis.sweep import plan
+from mmlab_inline.analysis.sweep import Point, plan
 from mmlab_inline.datasets import write_dataset
 from mmlab_inline.engine import build_model, load_config
+from mmlab_inline.report.sweep import Row
 
 from .test_killed_runs import CONFIGS, ROOT, records
 
@@ -102,6 +103,14 @@ def test_plan_has_all_combinations_with_their_cost(config):
         assert type(model.backbone).__name__ == 'ResNet'
         assert point.params == sum(p.numel() for p in model.parameters())
         assert point.flops == count_config(cfg)[''].flops
+
+
+def test_values_in_brackets_are_printed(capsys):
+    values = '[mala,softmax]', '[/data/a,/data/b]'
+    rows = [Row(Point({'attention': value}, {}, 1, None)) for value in values]
+    runpy.run_path(SWEEP)['print_table'](rows)
+    printed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ['attention', *values]
 
 
 @pytest.mark.long

@@ -74,7 +74,7 @@ def check_queries(queries: Sequence[tuple[float, float]], frame: Frame) -> None:
     """
     height, width = frame.image.shape[:2]
     for x, y in queries:
-        if not (0 <= x < width and 0 <= y < height):
+        if not (0 <= x <= width - 1 and 0 <= y <= height - 1):
             raise UserError(
                 f'--query {x:g},{y:g} lies outside {frame.file_name}, whose pixels are '
                 f'0,0 to {width - 1},{height - 1}'
@@ -87,7 +87,7 @@ def main() -> None:
 
     from mmlab_inline.analysis.attention import look, measure
     from mmlab_inline.engine import load_config, use_safe_loading
-    from mmlab_inline.inference import Predictor, find_sources, read_frames
+    from mmlab_inline.inference import Predictor, find_sources, read_frames, recorded
     from mmlab_inline.report.attention import (
         Photograph,
         as_json,
@@ -113,7 +113,8 @@ def main() -> None:
         for frame in frames:
             check_queries(args.query or (), frame)
         for frame in frames:
-            with console.status(frame.file_name):
+            failing = recorded(failures, frame.file_name, 'cannot be looked at')
+            with console.status(frame.file_name), failing:
                 inputs, shape = predictor.backbone_input(frame.image)
                 photo = Photograph(frame.name, frame.image[..., ::-1], shape)
                 looks = look(predictor.model.backbone, inputs)
@@ -125,9 +126,9 @@ def main() -> None:
                     name = f'{frame.name}_{x:g}_{y:g}.png'
                     photo.maps[name] = draw_maps(photo, (x, y), list(last.values()), args.per_head)
                     write_atomically(args.out / name, photo.maps[name])
-                for seen in looks:  # figures are all that is needed of it from here on
-                    seen.x = seen.tokens = None
-            photos.append(photo)
+                for seen in looks:
+                    seen.forget()
+                photos.append(photo)
         for name, reason in failures.items():
             print(f'error: {name} {reason}', file=sys.stderr)
         if not photos:
@@ -135,8 +136,9 @@ def main() -> None:
         facts = [args.config, args.checkpoint or 'random weights: no checkpoint was given']
         page = attention_page('What attentions do', facts, photos)
         content = json.dumps(as_json(photos), indent=1)
-        write_atomically(args.out / 'attention.json', content.encode())
         write_atomically(args.out / 'index.html', page.encode())
+        # Last: where it is, all is.
+        write_atomically(args.out / 'attention.json', content.encode())
     headings, lines = stage_table(photos)
     table = Table(box=None, pad_edge=False)
     for heading in headings:

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from mmlab_inline.choices import AMP_DTYPES, BACKBONES, FORMS, MIN_ROUNDS
 from mmlab_inline.cli import ArgumentParser, attention_choice, image_size, positive
-from mmlab_inline.utils import UserError, exit_on_user_error
+from mmlab_inline.utils import UserError, exit_on_user_error, write_atomically
 
 if TYPE_CHECKING:
     from mmlab_inline.analysis.benchmark import Subject
@@ -165,7 +165,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = args.forms or forms_of(subject.model())
     forms = [form for form in FORMS if form in chosen]
     forms += [form for form in dict.fromkeys(chosen) if form not in FORMS]  # attentions
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # errors may have brackets
     described = machine(subject.device)
     console.print(f'{subject.title}, batch {subject.batch}\n{describe(described)}\n')
     columns = TextColumn('{task.description}'), BarColumn(), TimeElapsedColumn()
@@ -186,8 +186,8 @@ def run(args: argparse.Namespace) -> None:
                 lambda text, done: progress.update(bar, description=text, completed=done),
             )
         report = as_json(subject, rows, described, shlex.join(sys.argv))
-        stem.with_suffix('.json').write_text(json.dumps(report, indent=2) + '\n')
-        draw(subject, rows, described, stem.with_suffix('.png'))
+        write_atomically(f'{stem}.json', f'{json.dumps(report, indent=2)}\n'.encode())
+        draw(subject, rows, described, Path(f'{stem}.png'))
     except OSError as error:
         raise UserError(f'--out {args.out} cannot be written: {error.strerror}') from None
 

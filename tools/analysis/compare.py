@@ -47,7 +47,7 @@ def main() -> None:
     for name, *values in rows:
         cells = ['-' if value is None else f'{value:.3f}' for value in values[:MAX_PRINTED]]
         table.add_row(name, *cells)
-    Console(highlight=False).print(table)
+    Console(highlight=False, markup=False).print(table)  # names may have brackets
     print(f'{args.out} has the rest.')
 
 

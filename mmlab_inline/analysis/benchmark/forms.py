@@ -66,9 +66,8 @@ def _by_op(
 
 
 def _floor(mixer: QKVMixer, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-    linear = mixer.projections()[-1]
-    channels = mixer.proj.in_features
-    return mixer.proj(F.linear(x, linear.weight[-channels:], linear.bias[-channels:]))
+    linear, width = mixer.projections()[-1], mixer.proj.in_features
+    return mixer.proj(F.linear(x, linear.weight[-width:], linear.bias[-width:]))
 
 
 def _plain_mlp(mlp: Mlp, x: Tensor) -> Tensor:
