@@ -1,11 +1,15 @@
 """The ablation configs: what their names say, one setting beside their base."""
 
 import ast
+import re
+import subprocess
+import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from mmlab_inline.cli import varied
 from mmlab_inline.engine import load_config
 from mmlab_inline.engine.model import build_model
 from mmlab_inline.mixers import TOKEN_MIXERS
@@ -55,3 +59,20 @@ def test_row(name):
             assert (mixer.kernel, mixer.window_size) == (kernel, window)
             assert (mixer.residual is not None) == local
             assert mixer.shift == (index % 2 == 1)
+
+
+def test_full_grid_of_the_page():
+    page = (FOLDER / 'README.md').read_text()
+    code = re.search(r"<<'END'\n(.*?)END\n", page, re.DOTALL)[1]
+    printed = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    _, values = varied(f'model.backbone.attention={printed.stdout.strip()}')
+    chosen = []
+    for first, *rest, last in values.values():
+        assert rest == [first] * 2 and last == 'softmax'
+        chosen.append(tuple(first.values()))
+    grid = product((7, 14, 28, 56, None), (True, False))
+    assert sorted(chosen, key=str) == sorted(
+        ((name, kernel, *rest) for rest in grid for name in KERNELS for kernel in KERNELS[name]),
+        key=str,
+    )
+    assert len(chosen) == 60
