@@ -116,6 +116,8 @@ def plan(
     for key in keys:
         if key in options or keys.count(key) > 1:
             raise UserError(f'{key} is given twice, by --vary and by --cfg-options or --vary')
+    if 'randomness.seed' in (*keys, *options):
+        raise UserError('randomness.seed is 0, 1, ... in a sweep: --seeds N says how many')
     last = [key.rpartition('.')[2] for key in keys]
     names = last if len(set(last)) == len(last) else keys
     points = []

@@ -65,6 +65,7 @@ def sweep(config, tmp_path, monkeypatch, capsys):
             ['--vary', ATTENTION, '--cfg-options', 'model.backbone.attention=mala'],
             'model.backbone.attention is given twice',
         ),
+        (['--vary', 'randomness.seed=1,2'], 'randomness.seed is 0, 1, ... in a sweep: --seeds N'),
         (['--vary', ATTENTION, '--seeds', '0'], 'is not a whole number of at least 1'),
         (
             ['--vary', ATTENTION, '--vary', 'model.backbone.window_size=7,0'],
