@@ -39,18 +39,17 @@ def comparison(folder: Path, label_maps: Path, num_classes: int) -> str:
     return '\n'.join(parts)
 
 
-def places(means: Sequence[float], spreads: Sequence[float | None]) -> list[tuple[int, int]]:
+def places(means: Sequence[float], spreads: Sequence[float]) -> list[tuple[int, int]]:
     """The first and the last place that each of several results may have.
 
     Two results are equal if they are no further apart than the root of the sum of their squared
-    spreads; without a spread, if they are the same.
+    spreads.
     """
     found = []
     results = list(zip(means, spreads, strict=True))
     for mean, spread in results:
         better, worse = (
-            sum(sign * (m - mean) > math.hypot(s or 0, spread or 0) for m, s in results)
-            for sign in (1, -1)
+            sum(sign * (m - mean) > math.hypot(s, spread) for m, s in results) for sign in (1, -1)
         )
         found.append((1 + better, len(means) - worse))
     return found
@@ -71,7 +70,7 @@ def constant_miou(folder: Path, num_classes: int) -> float:
 
 
 def _sweep_table(rows: Sequence[Mapping], metrics: Mapping[str, str], scale: float) -> list[str]:
-    """Accuracy and cost, the best first, and last what has none.
+    """Accuracy and cost, the best first, and last what has none; places of those with a spread.
 
     Args:
         rows: Of a sweep's JSON.
@@ -80,13 +79,17 @@ def _sweep_table(rows: Sequence[Mapping], metrics: Mapping[str, str], scale: flo
     """
     first = next(iter(metrics))
     told = sorted((row for row in rows if row.get(first) is not None), key=lambda row: -row[first])
-    found = places([row[first] for row in told], [row[f'± {first}'] for row in told])
-    texts = [f'{low}' if low == high else f'{low} to {high}' for low, high in found]
-    others = [row for row in rows if row not in told]
+    placed = [row for row in told if row[f'± {first}'] is not None]
+    found = places([row[first] for row in placed], [row[f'± {first}'] for row in placed])
+    texts = {
+        row['attention']: f'{low}' if low == high else f'{low} to {high}'
+        for row, (low, high) in zip(placed, found, strict=True)
+    }
     lines = []
-    for row, place in zip([*told, *others], [*texts, *['-'] * len(others)], strict=True):
+    for row in [*told, *(row for row in rows if row not in told)]:
         values = [_mean_text(row.get(name), row.get(f'± {name}'), scale) for name in metrics]
         cost = [f'{row["parameters, M"]:.2f}', f'{row["FLOPs, G"]:.3g}']
+        place = texts.get(row['attention'], '-')
         lines.append([f'`{row["attention"]}`', *values, place, f'{row["seeds"]}', *cost])
     headings = [*metrics.values(), 'place', 'seeds', 'parameters, M', 'GFLOPs']
     return _table(['attention', *headings], lines)

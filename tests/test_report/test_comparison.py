@@ -13,7 +13,7 @@ def test_places():
     # 0.9 and 0.8 are equal (0.1 apart, spreads 0.08 and 0.07); 0.5 is below both.
     assert places([0.8, 0.5, 0.9], [0.07, 0.01, 0.08]) == [(1, 2), (3, 3), (1, 2)]
     assert places([0.8, 0.5, 0.9], [0.07, 0.3, 0.01]) == [(2, 3), (2, 3), (1, 1)]
-    assert places([1.0, 2.0, 2.0], [None] * 3) == [(3, 3), (1, 2), (1, 2)]
+    assert places([1.0, 2.0, 2.0], [0.0] * 3) == [(3, 3), (1, 2), (1, 2)]
 
 
 @pytest.fixture
@@ -75,8 +75,8 @@ def test_tables(tmp_path, label_maps):
         '| attention | confusion, % | locality, % | locality with local, % | masking, % |',
     ]
     assert [line for line in lines if line.startswith('| `')] == [
-        '| `mala` | 41.0 | 1 | 1 | 2.35 | 1.23 |',
-        '| `inline` | 40.0 ± 0.5 | 2 | 2 | 2.35 | 1.23 |',
+        '| `mala` | 41.0 | - | 1 | 2.35 | 1.23 |',
+        '| `inline` | 40.0 ± 0.5 | 1 | 2 | 2.35 | 1.23 |',
         '| `inline` | 50.0 ± 1.0 | 40.0 ± 2.0 | 1 | 2 | 2.35 | 1.23 |',
         '| `vig` | - | - | - | 0 | 2.35 | 1.23 |',
         '| `inline` | 100 | 300 | 1 |',
