@@ -26,6 +26,12 @@ if os.environ.get('MMLAB_INLINE_TEST_GPU') != 'cuda':
     os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    # The processes of one run must agree on the names, and an address is each one's own.
+    if ' at 0x' in item.nodeid:
+        raise pytest.UsageError(f'{item.nodeid} has an address for a name: give it ids')
+
+
 @pytest.fixture(scope='session', autouse=True)
 def one_thread() -> None:
     # Tensors here are so small that a second thread mostly waits: three times slower on a busy CPU.

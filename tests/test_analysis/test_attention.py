@@ -63,7 +63,9 @@ def explicit(seen):
 
 
 @pytest.mark.parametrize(
-    ('choice', 'backbone'), [*((choice, None) for choice in CHOICES), *OTHERS], ids=str
+    ('choice', 'backbone'),
+    [*((choice, None) for choice in CHOICES), *OTHERS],
+    ids=lambda value: value.__name__ if callable(value) else str(value),
 )
 def test_figures_by_explicit_rows(choice, backbone, looks, monkeypatch):
     monkeypatch.setattr(attention, '_MOST', 1000)  # several parts
