@@ -184,12 +184,16 @@ def _draw_cost(rows: Sequence[Row], metric: str) -> Figure:
     axes = drawing.subplots(1, len(costs), sharey=True)
     for axis, (label, cost) in zip(axes, costs.items(), strict=True):
         # Only these have curves, and colours are to be the same there.
-        for index, row in enumerate(row for row in rows if row.metrics):
+        drawn = [row for row in rows if row.metrics]
+        for index, row in enumerate(drawn):
             mean, spread = mean_and_spread(row.values(metric))
             if mean is not None:
                 style = run_style(index, lines=False, points=True)
                 bars = dict(capsize=3, label=row.point.label)
                 axis.errorbar(cost(row), mean, spread or 0, **bars, **style)
+        known = [value for value in map(cost, drawn) if value > 0]
+        if known and max(known) > 10 * min(known):  # else one costly run squeezes the others
+            axis.set_xscale('log')
         axis.set(xlabel=label)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel=metric)

@@ -9,7 +9,7 @@ import pytest
 from mmlab_inline.analysis.sweep import Point, trials_of
 from mmlab_inline.report import collect, sweep_table, write_sweep
 from mmlab_inline.report.record import Record
-from mmlab_inline.report.sweep import Row, mean_record
+from mmlab_inline.report.sweep import Row, _draw_cost, mean_record
 
 MIOU = {'inline': (40.0, 43.0, 46.0), 'soft<max>': (50.0,)}
 
@@ -88,6 +88,17 @@ def test_files(rows, tmp_path):
     assert 'soft<max>' not in page
     assert page.count('<svg') == 2
     assert 'src="http' not in page
+
+
+def test_one_costly_run_does_not_squeeze_the_others():
+    cheap, costly, more = (Point({'a': n}, {}, 10**6, n * 10**9) for n in (2, 20, 21))
+
+    def scales(*points):
+        drawn = [Row(point, [{'mIoU': 50.0}]) for point in points]
+        return [axis.get_xscale() for axis in _draw_cost(drawn, 'mIoU').axes]
+
+    assert scales(cheap, costly) == ['linear', 'linear', 'linear']
+    assert scales(cheap, costly, more) == ['log', 'linear', 'linear']
 
 
 def test_nothing_finished(tmp_path):
