@@ -162,6 +162,11 @@ def trials_of(points: Sequence[Point], seeds: int, folder: Path) -> list[Trial]:
     ]
 
 
+def _as_text(value: object) -> object:
+    # The order of a set's elements is another one in each process.
+    return sorted(map(repr, value)) if isinstance(value, set | frozenset) else repr(value)
+
+
 @contextmanager
 def claimed(folder: Path, sweep: Mapping[str, object]) -> Iterator[int]:
     """Hold the folder of a sweep, and wait until nothing else does.
@@ -177,7 +182,7 @@ def claimed(folder: Path, sweep: Mapping[str, object]) -> Iterator[int]:
     Raises:
         UserError: The folder holds another sweep, or cannot be written.
     """
-    path, text = folder / 'plan.json', json.dumps(sweep, indent=1, default=repr)
+    path, text = folder / 'plan.json', json.dumps(sweep, indent=1, default=_as_text)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / '.lock').open('w')

@@ -207,13 +207,13 @@ def test_runs_at_a_time_have_a_place_each(
 
 
 def test_folder_of_another_sweep(tmp_path):
-    sweep = {'config': 'a.py', 'vary': [('lr', {'1': 1})], 'settings': {1: object}}
-    for _ in range(2):
-        with claimed(tmp_path / 'out', sweep):
+    sweep = {'config': 'a.py', 'vary': [('lr', {'1': 1})]}
+    for classes in ({0, 8}, {8, 0}):  # equal, and each of an order of its own
+        with claimed(tmp_path / 'out', {**sweep, 'settings': {1: object, 'classes': classes}}):
             pass
     with (
         pytest.raises(UserError, match='holds another sweep'),
-        claimed(tmp_path / 'out', {**sweep, 'config': 'b.py'}),
+        claimed(tmp_path / 'out', {**sweep, 'settings': {1: object, 'classes': {0, 9}}}),
     ):
         pass
     (tmp_path / 'file').touch()
