@@ -72,7 +72,7 @@ class LinearAngularAttention(QKVMixer):
     def _convolve(self, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Every channel of the values (B, heads, N, head_dim) with the kernel of its head."""
         image = v.permute(0, 3, 1, 2).flatten(0, 1).unflatten(2, hw_shape)
-        return self.dconv(image).flatten(2).unflatten(0, (v.shape[0], -1)).permute(0, 2, 3, 1)
+        return self.dconv(image).flatten(2).unflatten(0, v.shape[::3]).permute(0, 2, 3, 1)
 
     @classmethod
     def recognise(cls, weights: Mapping[str, Tensor]) -> dict | None:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..ops import EPSILON
 from .base import token_mixer
-from .rala import RALAAttention, size_of
+from .rala import RALAAttention
 
 
 @token_mixer('mala')
@@ -30,7 +30,7 @@ class MALAAttention(RALAAttention):
         k_mean = k.mean(-2, keepdim=True)
         z = (q * k_mean).sum(-1, keepdim=True)
         gain = 1 / (z + EPSILON)
-        size = size_of(k_mean)
+        size = self.size_of(k_mean)
         q, k = self.turn(q, k, hw_shape)
         turned = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True)
         # Of centred values: what is left is 1 without rotation, instead of a difference of sums.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import convolve_tokens
-from ..ops import EPSILON, POSITIVE_KERNELS, merge_heads, split_heads
+from ..ops import EPSILON, POSITIVE_KERNELS, TINY, merge_heads, split_heads
 from .base import TokenMixer, token_mixer
 from .weights import FactoredWeights, Weights
 
@@ -45,14 +45,14 @@ class MLLAAttention(TokenMixer):
         )
 
     def mix(self, x: Tensor, hw_shape: tuple[int, int]) -> Tensor:
-        v, q, k, norm = self._features(x, hw_shape)
+        v, q, k, norm, size = self._features(x, hw_shape)
         values = split_heads(v, self.num_heads)
         scale = x.shape[1] ** -0.5  # of keys and values: together 1 / N
-        context = (scale * k).to(v.dtype).transpose(-2, -1) @ (scale * values)
-        return self._finish((q / norm).to(v.dtype) @ context, x, v, hw_shape)
+        context = (scale * (k / size)).to(v.dtype).transpose(-2, -1) @ (scale * values)
+        return self._finish((q * (size / norm)).to(v.dtype) @ context, x, v, hw_shape)
 
     def weigh(self, x: Tensor, hw_shape: tuple[int, int]) -> Weights:
-        v, q, k, norm = self._features(x, hw_shape)
+        v, q, k, norm, _ = self._features(x, hw_shape)
         return FactoredWeights(
             split_heads(v, self.num_heads),
             lambda out: self._finish(out, x, v, hw_shape),
@@ -61,10 +61,8 @@ class MLLAAttention(TokenMixer):
             k=k / x.shape[1],
         )
 
-    def _features(
-        self, x: Tensor, hw_shape: tuple[int, int]
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Values (B, N, C), rotated queries and keys in heads, and what divides."""
+    def _features(self, x: Tensor, hw_shape: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Values (B, N, C), in heads rotated queries and keys, what divides, :func:`pair_size`."""
         v = F.silu(convolve_tokens(self.dwc, self.in_proj(x), hw_shape))
         elu = POSITIVE_KERNELS['elu']
         accurate = torch.promote_types(x.dtype, torch.float32)
@@ -74,9 +72,11 @@ class MLLAAttention(TokenMixer):
         q_turned, k_turned = (
             split_heads(t, self.num_heads) for t in rotate(torch.stack([q, k]), hw_shape, rate)
         )
-        q, k = (split_heads(t, self.num_heads) for t in (q, k))
-        norm = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True) + EPSILON
-        return v, q_turned, k_turned, norm
+        k_mean = k.mean(-2, keepdim=True)
+        size = split_heads(pair_size(k_mean), self.num_heads)
+        q, k_mean = (split_heads(t, self.num_heads) for t in (q, k_mean))
+        norm = (q * k_mean).sum(-1, keepdim=True) + EPSILON
+        return v, q_turned, k_turned, norm, size
 
     def _finish(self, out: Tensor, x: Tensor, v: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         out = merge_heads(out) + convolve_tokens(self.attn.lepe, v, hw_shape)
@@ -110,6 +110,21 @@ def rotate(x: Tensor, hw_shape: tuple[int, int], rate: Tensor) -> Tensor:
         dim=-1,
     ).flatten(0, 1)
     return turn_pairs(x, angle)
+
+
+def pair_size(k_mean: Tensor) -> Tensor:
+    """What keys are divided and queries multiplied by, so that no half type over- or underflows.
+
+    Channels differ by orders of magnitude; only the two of a pair are mixed by the rotation.
+
+    Args:
+        k_mean: Mean key (..., C), not negative.
+
+    Returns:
+        The larger of each pair (..., C).
+    """
+    pairs = k_mean.detach().unflatten(-1, (-1, 2))
+    return pairs.amax(-1, keepdim=True).expand_as(pairs).flatten(-2).clamp(min=TINY)
 
 
 def turn_pairs(x: Tensor, angle: Tensor) -> Tensor:

@@ -4,13 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import convolve_tokens, trunc_normal_
-from ..ops import EPSILON, POSITIVE_KERNELS, merge_heads, split_heads
+from ..ops import EPSILON, POSITIVE_KERNELS, TINY, merge_heads, split_heads
 from ..utils import check_flag
 from .base import TokenMixer, check_head_width, token_mixer
-from .mlla import rotate
+from .mlla import pair_size, rotate
 from .weights import FactoredWeights, Weights
-
-_TINY = 1e-20
 
 
 @token_mixer('rala')
@@ -92,13 +90,13 @@ class RALAAttention(TokenMixer):
             (B, heads, N, head_dim) in the dtype of ``v``.
         """
         score = (k * q.mean(-2, keepdim=True)).sum(-1, keepdim=True) * q.shape[-1] ** -0.5
-        share = (score.log_softmax(-2) / 2).exp()  # of keys and of values: together the weight
-        k = share * k
-        k_mean = (share * k).sum(-2, keepdim=True)
+        k = score.softmax(-2) * k
+        k_mean = k.sum(-2, keepdim=True)
         norm = (q * k_mean).sum(-1, keepdim=True) + EPSILON
-        size = size_of(k_mean)
+        size = self.size_of(k_mean)
         q, k = self.turn(q, k, hw_shape)
-        context = (k / size).to(v.dtype).mT @ (share.to(v.dtype) * v)
+        scale = k.shape[-2] ** 0.5  # what the keys gain, the values lose
+        context = (scale * (k / size)).to(v.dtype).mT @ (v / scale)
         return (q * (size / norm)).to(v.dtype) @ context
 
     def factors(self, q: Tensor, k: Tensor, hw_shape: tuple[int, int]) -> dict[str, Tensor]:
@@ -117,14 +115,6 @@ class RALAAttention(TokenMixer):
         rate = 10000.0 ** -torch.linspace(0, 1, quarter, device=q.device, dtype=q.dtype)
         return rotate(torch.stack([q, k]), hw_shape, rate).unbind(0)
 
-
-def size_of(k_mean: Tensor) -> Tensor:
-    """What keys are divided and queries multiplied by, so that no half type over- or underflows.
-
-    Args:
-        k_mean: Mean key of each head (B, heads, 1, head_dim), not negative.
-
-    Returns:
-        Its largest channel (B, heads, 1, 1).
-    """
-    return k_mean.detach().amax(-1, keepdim=True).clamp(min=_TINY)
+    def size_of(self, k_mean: Tensor) -> Tensor:
+        """:func:`.pair_size` of the mean key (B, heads, 1, head_dim)."""
+        return pair_size(k_mean) if self.rotary else k_mean.detach().clamp(min=TINY)

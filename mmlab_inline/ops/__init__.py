@@ -20,6 +20,7 @@ from .inline_attention_fused import inline_attention_fused, triton_is_available
 from .linear_attention import (
     EPSILON,
     POSITIVE_KERNELS,
+    TINY,
     channel_weights,
     kernel_attention,
     normalised_attention,
@@ -47,6 +48,7 @@ __all__ = [
     'EPSILON',
     'KERNELS',
     'POSITIVE_KERNELS',
+    'TINY',
     'InLineWeights',
     'apply_in_stripes',
     'apply_in_windows',

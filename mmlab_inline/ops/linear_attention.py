@@ -8,7 +8,7 @@ from torch import Tensor
 
 # Added to the mean over tokens that divides, in float32: a query without a key gets 0, not NaN.
 EPSILON = 1e-6
-_TINY = 1e-20
+TINY = 1e-20
 
 
 def _elu(x: Tensor) -> Tensor:
@@ -45,11 +45,13 @@ def positive_features(q: Tensor, k: Tensor, kernel: str) -> tuple[Tensor, Tensor
     phi = POSITIVE_KERNELS[kernel]
     if kernel != 'exp':
         return phi(q), phi(k), EPSILON
-    # Divided by the largest feature, of a query or of a head's keys, which the norm takes out
-    # again; the usual epsilon would not be small beside what is left.
+    # Every channel of the keys is divided by its largest feature, which the queries get, and a
+    # query by its own, which the norm takes out again; the usual epsilon would not be small beside
+    # what is left.
+    largest = k.detach().amax(-2, keepdim=True)
+    k, q = k - largest, q + largest
     q = q - q.detach().amax(-1, keepdim=True)
-    k = k - k.detach().amax((-2, -1), keepdim=True)
-    return phi(q), phi(k), _TINY
+    return phi(q), phi(k), TINY
 
 
 def normalised_weights(q: Tensor, k: Tensor) -> Tensor:
@@ -109,5 +111,5 @@ def weighted_means(k: Tensor, k_mean: Tensor, v: Tensor) -> Tensor:
     """
     scale = k.shape[-2] ** -0.5  # of the keys and of the values: together 1 / N
     # In this order the derivative is of k / k_mean, which N bounds, and not of 1 / k_mean alone.
-    k = scale * (k / k_mean.clamp(min=_TINY))
+    k = scale * (k / k_mean.clamp(min=TINY))
     return k.to(v.dtype).transpose(-2, -1) @ (scale * v)
