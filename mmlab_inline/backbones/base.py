@@ -1,10 +1,12 @@
 """What the backbones share: arch zoo look-up, frozen stages, checkpointing, pretrained weights."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from itertools import accumulate
+from numbers import Real
 
 import torch
 from mmengine.logging import print_log
@@ -34,7 +36,7 @@ from ..mixers import (
     resolve_attention,
     shortest_attention,
 )
-from ..utils import check_positive, one_of
+from ..utils import check_flag, check_positive, check_whole, is_whole, one_of, whole_pair
 from .pretrained import load_pretrained
 
 LEAF_MODULES = (
@@ -74,7 +76,7 @@ class DenseBackbone(BaseModule):
         init_cfg: dict | list | None,
         num_freezable: int | None = None,
     ) -> None:
-        if not all(item is None or isinstance(item, Mapping) for item in _items(init_cfg)):
+        if not all(item is None or _is_initialiser(item) for item in _items(init_cfg)):
             raise ValueError(
                 f"init_cfg={init_cfg!r} must be dict(type='Pretrained', checkpoint=PATH), "
                 'another of mmengine, or a list of such'
@@ -92,8 +94,9 @@ class DenseBackbone(BaseModule):
                 f'out of {tuple(range(num_stages))}'
             )
         most = num_stages if num_freezable is None else num_freezable
-        if not -1 <= frozen_stages <= most:
-            raise ValueError(f'frozen_stages={frozen_stages} must lie in -1..{most}')
+        if not (is_whole(frozen_stages) and -1 <= frozen_stages <= most):
+            raise ValueError(f'frozen_stages={frozen_stages!r} must lie in -1..{most}')
+        check_flag(with_cp=with_cp)
         self.num_stages = num_stages
         self.block_strides = tuple(4 * 2**i for i in range(num_stages))
         self.out_indices = tuple(out_indices)
@@ -164,6 +167,13 @@ class DenseBackbone(BaseModule):
             FileNotFoundError: The checkpoint does not exist.
             ValueError: It does not hold every weight of this backbone except output norms.
         """
+        if self.is_init:  # the weights may be trained by now
+            print_log(
+                f'init_weights of {type(self).__name__} was called again: nothing was done',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return
         init_cfg = self.init_cfg
         items = _items(init_cfg)
         pretrained = [item for item in items if _asks_for_pretrained(item)]
@@ -240,6 +250,10 @@ def _items(init_cfg: object) -> Sequence:
     return init_cfg if isinstance(init_cfg, list | tuple) else [init_cfg]
 
 
+def _is_initialiser(item: object) -> bool:
+    return isinstance(item, Mapping) and (not _asks_for_pretrained(item) or 'checkpoint' in item)
+
+
 def _asks_for_pretrained(init_cfg: Mapping | None) -> bool:
     return bool(init_cfg) and init_cfg.get('type') in ('Pretrained', PretrainedInit)
 
@@ -250,8 +264,8 @@ def drop_path_rates(rate: float, num_blocks: int) -> Iterator[float]:
     Raises:
         ValueError: ``rate`` is no probability below 1.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f'drop_path_rate={rate} must lie in 0..1, 1 excluded')
+    if not (isinstance(rate, Real) and 0 <= rate < 1):
+        raise ValueError(f'drop_path_rate={rate!r} must lie in 0..1, 1 excluded')
     return (rate * index / max(num_blocks - 1, 1) for index in range(num_blocks))
 
 
@@ -280,6 +294,8 @@ def resolve_arch(
     """
     if isinstance(arch, str):
         return dict(zoo[aliases.get(arch) or one_of('arch', arch, [*zoo, *aliases])])
+    if not isinstance(arch, Mapping):
+        raise ValueError(f'arch={arch!r} is neither a name nor a dict')
     required = ('embed_dims', 'depths', 'num_heads', 'mlp_ratios')
     for key in arch:
         one_of('arch key', key, [*required, 'softmax_heads'])
@@ -291,6 +307,9 @@ def resolve_arch(
             kind = 'one number' if key in single else 'one number per stage'
             raise ValueError(f'arch {key}={value} must be {kind}')
         check_positive(**{f'arch {key}': value})
+        if key != 'mlp_ratios':
+            numbers = value if isinstance(value, Sequence) else (value,)
+            check_whole(**{f'arch {key}[{index}]': n for index, n in enumerate(numbers)})
     lengths = {key: len(value) for key, value in arch.items() if isinstance(value, Sequence)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f'arch has per-stage tuples of different lengths: {lengths}')
@@ -376,9 +395,9 @@ def pretrain_grids(size: int | Sequence[int], patch_sizes: Sequence[int]) -> lis
     Raises:
         ValueError: It is smaller than a token of the last stage.
     """
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    size = (size, size) if is_whole(size) else size
     strides = list(accumulate(patch_sizes, int.__mul__))
-    if len(size) != 2 or min(size) < strides[-1]:
+    if min(whole_pair('pretrain_img_size', size)) < strides[-1]:
         raise ValueError(
             f'pretrain_img_size={size} must be (H, W) in pixels, each at least {strides[-1]}'
         )

@@ -21,7 +21,7 @@ from ..mixers import (
     resolve_attention,
 )
 from ..registry import register_backbone
-from ..utils import check_keywords, check_positive
+from ..utils import check_keywords, check_positive, check_whole
 from .base import (
     Blocks,
     DenseBackbone,
@@ -134,6 +134,7 @@ class InLineCSwin(DenseBackbone):
             stripes = settings.get('stripes', usual_stripes(len(depths)))
         if not isinstance(stripes, Sequence) or len(stripes) != len(depths):
             raise ValueError(f'stripes={stripes!r} must be one number or None for each stage')
+        check_whole(**{f'stripes[{stage}]': width for stage, width in enumerate(stripes)})
         if pretrain_img_size is None:
             pretrain_img_size = settings.get('pretrain_img_size', 224)
         grids = pretrain_grids(pretrain_img_size, (4, *[2] * (len(dims) - 1)))

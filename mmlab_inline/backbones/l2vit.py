@@ -26,7 +26,7 @@ from ..mixers import (
     resolve_attention,
 )
 from ..registry import register_backbone
-from ..utils import check_keywords, check_positive
+from ..utils import check_flag, check_keywords, check_positive
 from .base import (
     Blocks,
     DenseBackbone,
@@ -178,6 +178,7 @@ class L2ViT(DenseBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
+        check_flag(norm_eval=norm_eval)
         self.norm_eval = norm_eval
         if attention is None:
             attention = attention_in_turn(depths)

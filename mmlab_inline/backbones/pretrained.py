@@ -1,14 +1,16 @@
 """ImageNet weights into a backbone: everything, or an error."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from ..utils import (
+    CheckpointError,
     Difference,
     compare_state_dict,
+    did_you_mean,
     of_another_model,
     read_weights,
 )
@@ -38,10 +40,16 @@ def load_pretrained(model: nn.Module, path: str, prefix: str | None = None) -> N
         CheckpointError: The file holds less than every parameter except output norms, other
             shapes, or parameters of a bigger model. Nothing has been loaded then.
     """
-    state_dict, _ = read_weights(path)
-    state_dict = without_common_prefix(state_dict)
+    stored, _ = read_weights(path)
+    state_dict = without_common_prefix(stored)
     if prefix:
-        state_dict = below(prefix, state_dict)
+        # Which may be, or begin with, one that all names share.
+        state_dict = next(filter(None, (below(prefix, some) for some in _unwrapped(stored))), None)
+        if not state_dict:
+            parts = {name.partition('.')[0] + '.' for name in stored}
+            raise CheckpointError(
+                f'{path} holds nothing below prefix={prefix!r}{did_you_mean(prefix, parts)}'
+            )
     weights, left_out = split_backbone(state_dict)
     difference = compare_backbone(model, weights)
     if difference:
@@ -65,7 +73,13 @@ def without_common_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
     A part with numbered parts, such as the ``layers`` in which mmdet's PVT has everything, is no
     prefix; weights of a backbone that are saved below ``backbone.`` stay so.
     """
+    return list(_unwrapped(state_dict))[-1]
+
+
+def _unwrapped(state_dict: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """As it is, then without one part after another of a prefix that all names share."""
     state_dict = dict(state_dict)
+    yield state_dict
     while len(parts := {name.partition('.')[0] for name in state_dict}) == 1:
         (part,) = parts
         if part == 'backbone' or part in state_dict:
@@ -74,7 +88,7 @@ def without_common_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]
         if all(name.partition('.')[0].isdecimal() for name in inner):
             break
         state_dict = inner
-    return state_dict
+        yield state_dict
 
 
 def below(prefix: str, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from ..layers import init_linear_and_norm
-from ..utils import did_you_mean, one_of
+from ..utils import check_flag, did_you_mean, one_of, whole_pair
 from .base import PLACE, TOKEN_MIXERS, Site, TokenMixer
 
 Choice = str | Mapping[str, object]
@@ -43,11 +43,13 @@ def build_attention(
         attention: A name out of :func:`list_attentions`, or a dict with it as ``type``.
         dim: Channels C.
         num_heads: Number of heads; divides ``dim``.
-        qkv: ``'separate'`` projections ``q`` and ``kv``, or ``'joint'``, one ``qkv``.
+        qkv: ``'separate'`` projections ``q`` and ``kv``, or ``'joint'``, one ``qkv``, where an
+            attention has the choice.
         grid: Map size (H, W) in tokens that the model is trained on, for attentions that store
             tables; they are resized to any other.
         shift: Roll the map by half a window first; only with ``window_size``.
-        options: Of this attention (see docs/attentions.md); every one takes ``window_size``.
+        options: Of this attention (see docs/attentions.md); every one but
+            ``'spatial_reduction'``, which is ``'softmax'`` here, takes ``window_size``.
 
     Returns:
         A module with ``forward(x, hw_shape)``: tokens (B, N, C) of an (H, W) map to (B, N, C).
@@ -60,9 +62,13 @@ def build_attention(
         >>> attention(torch.rand(1, 30 * 40, 64), (30, 40)).shape
         torch.Size([1, 1200, 64])
     """
+    one_of('qkv', qkv, ('separate', 'joint'))
+    check_flag(shift=shift)
     choice = {**as_options(attention), **options}
-    site = Site(dim, num_heads, qkv=qkv, grid=grid, shift=shift)
+    site = Site(dim, num_heads, qkv=qkv, grid=whole_pair('grid', grid), shift=shift)
     mixer = build_token_mixer(choice, site)
+    if shift and mixer.window_size is None:
+        raise ValueError('shift=True moves windows: give window_size, too')
     initialise(mixer)
     return mixer
 
@@ -133,7 +139,8 @@ def as_options(choice: Choice) -> dict[str, object]:
         raise ValueError(f"attention {dict(choice)!r} lacks its name, as in dict(type='inline')")
     # mmengine leaves the scope of a base config in its dicts.
     options = {key: value for key, value in choice.items() if key != '_scope_'}
-    return {**options, **_SHORT_FOR.get(options['type'], {})}
+    short_for = _SHORT_FOR.get(options['type'])
+    return options if short_for is None else {**short_for, **options, 'type': short_for['type']}
 
 
 def resolve_attention(attention: AttentionSpec, depths: Sequence[int]) -> list[tuple[Choice, ...]]:

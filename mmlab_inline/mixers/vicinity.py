@@ -42,7 +42,7 @@ class VicinityAttention(QKVMixer):
         window_size: int | None = None,
         shift: bool = False,
     ) -> None:
-        check_whole(reduction=reduction)
+        check_whole(dim=dim, num_heads=num_heads, reduction=reduction)
         parts = num_heads * reduction
         if dim % parts:
             raise ValueError(f'num_heads * reduction = {parts} does not divide dim={dim}')

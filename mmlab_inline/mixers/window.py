@@ -55,6 +55,8 @@ class WindowAttention(QKVMixer):
         self_adjust: bool = False,
         position_bias: bool = True,
     ) -> None:
+        if window_size is None:
+            raise ValueError("window_size=None: 'window' needs one; 'global' is of the whole map")
         super().__init__(dim, num_heads, 'joint', window_size=window_size, shift=shift)
         check_flag(self_adjust=self_adjust, position_bias=position_bias)
         self.self_adjust, self.position_bias = self_adjust, position_bias

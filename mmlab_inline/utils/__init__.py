@@ -6,7 +6,7 @@ from .atomic import write_atomically, written_atomically
 from .errors import UserError, exit_on_user_error, one_line
 from .lazy import lazy_names
 from .names import check_keywords, did_you_mean, one_of
-from .numbers import check_flag, check_positive, check_whole, counted, whole_pair
+from .numbers import check_flag, check_positive, check_whole, counted, is_whole, whole_pair
 
 if TYPE_CHECKING:
     from .safe_load import (
@@ -31,6 +31,7 @@ __all__ = [
     'counted',
     'did_you_mean',
     'exit_on_user_error',
+    'is_whole',
     'lazy_names',
     'load_checkpoint',
     'of_another_model',

@@ -1,5 +1,6 @@
 """Numbers and flags that cannot be meant, and numbers in words."""
 
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 
@@ -12,7 +13,8 @@ def check_positive(**settings: float | Sequence[float] | None) -> None:
     """
     for name, value in settings.items():
         numbers = value if isinstance(value, (list, tuple)) else (value,)
-        if value is not None and not all(isinstance(n, Real) and n > 0 for n in numbers):
+        good = all(isinstance(n, Real) and 0 < n < math.inf for n in numbers)
+        if value is not None and not good:
             raise ValueError(f'{name}={value!r} must be positive')
 
 
@@ -23,9 +25,13 @@ def check_whole(**settings: int | None) -> None:
         ValueError: There is one; the message names it.
     """
     for name, value in settings.items():
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        if value is not None and not (whole and value > 0):
+        if value is not None and not (is_whole(value) and value > 0):
             raise ValueError(f'{name}={value!r} must be a positive whole number')
+
+
+def is_whole(value: object) -> bool:
+    """Whether a setting is a whole number; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_flag(**settings: bool) -> None:

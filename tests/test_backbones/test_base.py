@@ -365,7 +365,13 @@ def test_per_stage_numbers_must_fit(cls, build_narrow):
     [
         ({'in_channels': 0}, 'in_channels=0 must be positive'),
         ({'pretrain_img_size': 8}, r'pretrain_img_size=\(8, 8\) must be \(H, W\) in pixels'),
+        ({'pretrain_img_size': 224.0}, 'pretrain_img_size=224.0 must be two numbers'),
         ({'depths': (0,) * 4}, r'arch depths=[(0, )]+ must be positive'),
+        ({'depths': (1.5,) * 4}, r'arch depths\[0\]=\d\.\d must be a positive whole'),
+        ({'frozen_stages': '1'}, r"frozen_stages='1' must lie in -1\.\."),
+        ({'frozen_stages': 1.5}, r'frozen_stages=1.5 must lie in -1\.\.'),
+        ({'with_cp': 'False'}, "with_cp='False' must be True or False"),
+        ({'drop_path_rate': '0.1'}, r"drop_path_rate='0.1' must lie in 0\.\.1"),
         ({'drop_path_rate': -0.1}, r'drop_path_rate=-0.1 must lie in 0\.\.1'),
         ({'drop_path_rate': 1.0}, r'drop_path_rate=1.0 must lie in 0\.\.1'),
     ],
@@ -374,6 +380,13 @@ def test_per_stage_numbers_must_fit(cls, build_narrow):
 def test_numbers_that_cannot_be_meant(cls, settings, message, build_narrow):
     with pytest.raises(ValueError, match=message):
         build_narrow(cls, **settings)
+
+
+@pytest.mark.parametrize('arch', [None, 5, ['tiny']])
+@every
+def test_arch_that_is_none(cls, arch):
+    with pytest.raises(ValueError, match='is neither a name nor a dict'):
+        cls(arch)
 
 
 @pytest.mark.parametrize(
@@ -569,7 +582,9 @@ def test_image_without_batch(cls, build_narrow):
         build_narrow(cls)(torch.randn(3, 64, 64))
 
 
-@pytest.mark.parametrize('init_cfg', [123, 'weights.pth', ['weights.pth'], True])
+@pytest.mark.parametrize(
+    'init_cfg', [123, 'weights.pth', ['weights.pth'], True, {'type': 'Pretrained'}]
+)
 @every
 def test_wrong_init_cfg(cls, init_cfg, build_narrow):
     with pytest.raises(ValueError, match=r"^init_cfg=.*dict\(type='Pretrained', checkpoint=PATH\)"):

@@ -197,7 +197,7 @@ def test_stripes_of_choice(stripes, build_narrow):
         (dict(stripes=7), 'stripes=7 must be one number or None for each stage'),
         (
             dict(stripes=(1, 2, 0, None), attention='softmax'),
-            'stripe_size=0 must be',
+            r'stripes\[2\]=0 must be',
         ),
         (
             dict(attention=dict(type='inline', window_size=7)),

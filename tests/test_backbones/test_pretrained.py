@@ -268,7 +268,36 @@ def test_checkpoint_of_another_attention(source, target, tmp_path):
 def test_wrong_prefix(source, target, tmp_path):
     path = tmp_path / 'weights.pth'
     torch.save({'model': released(source)}, path)
-    refused(target(path, 'backbone.'), ValueError, 'missing')
+    refused(target(path, 'backbone.'), ValueError, "holds nothing below prefix='backbone.'$")
+    torch.save({f'encoder.{key}': value for key, value in released(source).items()}, path)
+    refused(target(path, 'encodr'), ValueError, r"'encodr' \(did you mean 'encoder.'\?\)")
+
+
+@pytest.mark.parametrize('prefix', [None, 'encoder', 'encoder.', 'model.encoder.'])
+@pytest.mark.parametrize('cls', [InLineSwin])
+def test_prefix_that_all_names_share(prefix, source, target, tmp_path):
+    path = tmp_path / 'weights.pth'
+    weights = {f'model.encoder.{key}': value for key, value in source.state_dict().items()}
+    torch.save(weights, path)
+    model = target(path, prefix)
+    model.init_weights()
+    assert all(
+        torch.equal(value, model.state_dict()[key])
+        for key, value in released(source).items()
+        if key in model.state_dict()
+    )
+
+
+@every
+def test_trained_weights_are_not_loaded_over(source, target, tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({'model': released(source)}, path)
+    model = target(path)
+    model.init_weights()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    model.init_weights()
+    assert not any(parameter.any() for parameter in model.parameters())
 
 
 @every

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -131,6 +133,21 @@ def test_the_public_door():
         build('inline', 12, 5)
     with pytest.raises(ValueError, match='does not hold'):
         mixer(torch.randn(2, 35, 12), (6, 6))
+    with pytest.raises(ValueError, match=r"unknown qkv 'jont' \(did you mean 'joint'"):
+        build('mlla', 12, 3, qkv='jont')
+    with pytest.raises(ValueError, match="shift='False' must be True or False"):
+        build('inline', 12, 3, window_size=5, shift='False')
+    with pytest.raises(ValueError, match='shift=True moves windows: give window_size'):
+        build('inline', 12, 3, shift=True)
+    assert build('window', 12, 3, shift=True).shift  # windows of its own
+    assert build('self_adjust', 12, 3).self_adjust
+    assert not build(dict(type='self_adjust', self_adjust=False), 12, 3).self_adjust
+    for name in mmlab_inline.list_attentions():
+        for num_heads in (0, '3'):
+            with pytest.raises(ValueError, match=f'num_heads={num_heads!r} must be'):
+                build(name, 12, num_heads, grid=(7, 7))
+        with pytest.raises(ValueError, match='grid=7 must be two numbers'):
+            build(name, 12, 3, grid=7)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +164,8 @@ def test_the_public_door():
         (dict(type='vig', activation=1), 'activation=1 must be True or False'),
         (dict(type='rmt', decomposed='no'), "decomposed='no' must be True or False"),
         (dict(type='rmt', decay_span=-1), 'decay_span=-1 must be positive'),
+        (dict(type='rmt', decay_start=math.inf), 'decay_start=inf must be positive'),
+        (dict(type='window', window_size=None), 'window_size=None: .*global'),
         (dict(type='agent', agent_num=9.0), 'agent_num=9.0 must be'),
         (dict(type='agent', agent_num=8), 'agent_num=8 must be a square number'),
         (dict(type='agent', agent_grid=12), 'agent_grid=12 must be two numbers'),
@@ -165,8 +184,6 @@ def test_the_public_door():
 def test_values_that_cannot_be_meant(choice, message):
     with pytest.raises(ValueError, match=message):
         mmlab_inline.build_attention(choice, 16, 2, grid=(7, 7))
-    with pytest.raises(ValueError, match='must be two numbers'):
-        mmlab_inline.build_attention('agent', 16, 2, grid=7)
     with pytest.raises(ValueError, match=r'stores tables: give grid=\(H, W\)'):
         mmlab_inline.build_attention('agent', 16, 2)
 
