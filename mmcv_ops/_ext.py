@@ -30,6 +30,7 @@ except (ImportError, OSError, RuntimeError, AttributeError) as error:
     ) from None
 
 _HALF = (torch.float16, torch.bfloat16)
+_FAR = 1e6
 
 
 def get_compiler_version() -> str:
@@ -46,11 +47,23 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     """Indices of the boxes that no better one overlaps, best first."""
     # Equal scores in mmcv's order: torchvision sorts again, but leaves equal ones where they are.
     scores, order = scores.sort(descending=True)
-    boxes = _widen(boxes)[order]
+    boxes, iou_threshold = _widen(boxes)[order], _float32(iou_threshold)
     if offset:
-        boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), dim=1)
-    keep = _ops.nms(boxes, _widen(scores).to(boxes.dtype), _float32(iou_threshold))
-    return order[keep]
+        return order[_nms_with_offset(boxes, iou_threshold, offset)]
+    return order[_ops.nms(boxes, _widen(scores).to(boxes.dtype), iou_threshold)]
+
+
+def _nms_with_offset(boxes: Tensor, iou_threshold: float, offset: int) -> Tensor:
+    # torchvision has none, and a shifted corner rounds otherwise: (x2 + 1) - x1, not (x2 - x1) + 1.
+    areas = _areas(boxes, offset)
+    keep = torch.ones_like(areas, dtype=torch.bool)
+    for index in range(len(boxes)):
+        if keep[index]:
+            box, rest = boxes[index], boxes[index + 1 :]
+            overlap = _intersections(box, rest, offset)
+            overlap /= areas[index] + areas[index + 1 :] - overlap
+            keep[index + 1 :] &= ~(overlap > iou_threshold)
+    return keep.nonzero()[:, 0]
 
 
 def softnms(
@@ -84,8 +97,7 @@ def softnms(
             table[pair] = table[pair.flip(0)]
             index[pair] = index[pair.flip(0)]
         chosen, rest = table[start], table[start + 1 : count]
-        sides = torch.minimum(chosen[2:4], rest[:, 2:4]) - torch.maximum(chosen[:2], rest[:, :2])
-        inter = (sides + offset).clamp(min=0).prod(dim=1)
+        inter = _intersections(chosen, rest, offset)
         overlap = inter / (chosen[5] + rest[:, 5] - inter)
         if method == 2:
             rest[:, 4] *= torch.exp(-(overlap * overlap) / sigma)
@@ -412,15 +424,24 @@ def _areas(boxes: Tensor, offset: int) -> Tensor:
     return (boxes[:, 2:4] - boxes[:, :2] + offset).prod(dim=1)
 
 
+def _intersections(box: Tensor, boxes: Tensor, offset: int) -> Tensor:
+    sides = torch.minimum(box[2:4], boxes[:, 2:4]) - torch.maximum(box[:2], boxes[:, :2])
+    return (sides + offset).clamp(min=0).prod(dim=1)
+
+
 def _focal_terms(
     input: Tensor, target: Tensor, weight: Tensor, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of what is true of each class, to be there or not; which are there; the factors."""
     input = _widen(input)
+    most = torch.finfo(input.dtype).max  # of an infinite logit the gradient would be no number
+    input = input.clamp(-most, most)
     positive = target[:, None] == torch.arange(input.shape[1], device=input.device)
     factor = torch.where(positive, alpha, 1 - alpha).to(input.dtype)
     if weight.numel():
-        factor = factor * _widen(weight)[target][:, None]
+        inside = (target >= 0) & (target < len(weight))  # the background has no weight
+        weight = torch.where(inside, _widen(weight)[target * inside], 1)
+        factor = factor * weight[:, None]
     return torch.where(positive, input, -input), positive, factor
 
 
@@ -462,7 +483,11 @@ def _conv_arguments(
     mask: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """The tensors as torchvision takes them: it wants a mask and a bias in any case."""
+    """The tensors as torchvision takes them: it wants a mask and a bias in any case.
+
+    It would read beside the map at a place that is no number; far outside, a sample is 0.
+    """
+    offset = _widen(offset).nan_to_num(_FAR, _FAR, -_FAR)
     if mask is None:
         mask = input.new_zeros(len(input), 1)
     if bias is None:

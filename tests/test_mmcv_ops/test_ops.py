@@ -92,6 +92,24 @@ def test_cases_meet_what_is_hard(stored):
     assert any((box_iou(boxes, boxes) == threshold).any() for threshold in (0.25, 0.5))
 
 
+@pytest.mark.parametrize('offset', [0, 1])
+def test_nms_at_the_very_overlap(offset):
+    """Of two boxes whose overlap is the threshold, as mmcv rounds it, both are kept."""
+    corners = 20 * torch.rand(300, 2, 2)
+    boxes = torch.cat((corners, corners + 20 * torch.rand(300, 2, 2)), dim=2)
+    first, second = boxes.unbind(1)
+    sides = torch.minimum(first[:, 2:], second[:, 2:]) - torch.maximum(first[:, :2], second[:, :2])
+    inter = (sides + offset).clamp(min=0).prod(1)
+    one, other = ((b[:, 2:] - b[:, :2] + offset).prod(1) for b in (first, second))
+    overlaps = inter / (one + other - inter)
+    assert (overlaps > 0).sum() > 100
+    for pair, overlap in zip(boxes, overlaps.tolist(), strict=True):
+        assert len(ops.nms(pair, torch.tensor([0.9, 0.8]), overlap, offset=offset)[1]) == 2
+        if overlap:
+            below = overlap * (1 - 1e-6)
+            assert len(ops.nms(pair, torch.tensor([0.9, 0.8]), below, offset=offset)[1]) == 1
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_roi_align_of_channels_last_maps(stored, dtype):
     inputs = part(stored, f'roi_align.{str(dtype)[-2:]}/in/')
@@ -274,6 +292,53 @@ ROIS = torch.tensor([[0, 0.3, 0.7, 7.1, 9.2], [1, 2.2, 1.1, 5.3, 4.6]], dtype=to
 def test_gradients_against_finite_differences(name):
     function, inputs = GRADIENTS[name]()
     assert gradcheck(function, inputs)
+
+
+@pytest.mark.parametrize('wrong', [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize('layer', [ops.DeformConv2dPack, ops.ModulatedDeformConv2dPack])
+@pytest.mark.parametrize('size', [24, 25, 32])
+def test_deformable_convolution_at_a_place_that_is_no_number(layer, size, wrong):
+    """A diverged run is to show a loss that is no number, not to end by a signal."""
+    layer = layer(8, 8, 3, padding=1)
+    x = torch.rand(1, 8, size, size)
+    x[0, 0, 12, 12] = wrong
+    out = layer(x.requires_grad_())
+    out.sum().backward()
+    assert not out[..., 9:16, 9:16].isfinite().all()
+    assert out[..., :8].isfinite().all()
+
+
+def test_samples_at_no_place_are_zero():
+    x, weight = torch.rand(1, 2, 8, 8), torch.rand(3, 2, 1, 1)
+    offset = torch.zeros(1, 2, 8, 8)
+    offset[0, 0, 3], offset[0, 1, :, 5] = torch.nan, torch.inf
+    expected = torch.nn.functional.conv2d(x, weight)
+    expected[:, :, 3], expected[..., 5] = 0, 0
+    x, offset, weight = (t.requires_grad_() for t in (x, offset, weight))
+    out = ops.deform_conv2d(x, offset, weight)
+    torch.testing.assert_close(out, expected)
+    gradients = torch.autograd.grad(out.sum(), (x, offset, weight))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_focal_loss_of_infinite_logits():
+    logits = torch.tensor([[9.0, -torch.inf, torch.inf], [-torch.inf, torch.inf, -9.0]])
+    logits.requires_grad_()
+    loss = ops.sigmoid_focal_loss(logits, torch.tensor([1, 2]), 2.0, 0.25, None, 'none')
+    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    assert loss.isfinite().all() and gradient.isfinite().all()
+    # alpha where the class is missed, 1 - alpha where it is seen and is not there.
+    assert gradient[0].tolist() == pytest.approx([0.75, -0.25, 0.75], abs=0.01)
+    assert gradient[1].tolist() == pytest.approx([0, 0.75, -0.25], abs=0.01)
+
+
+def test_focal_loss_weighs_no_background():
+    logits, target = torch.randn(4, 3), torch.tensor([0, 1, 2, 3])
+    plain, weighed = (
+        ops.sigmoid_focal_loss(logits, target, 2.0, 0.25, weight, 'none')
+        for weight in (None, torch.tensor([1.0, 2.0, 3.0]))
+    )
+    torch.testing.assert_close(weighed, plain * torch.tensor([1.0, 2.0, 3.0, 1.0])[:, None])
 
 
 class OnCuda(torch.Tensor):
