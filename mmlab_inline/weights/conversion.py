@@ -24,7 +24,7 @@ from ..utils import (
     unwrap_state_dict,
     write_atomically,
 )
-from ..utils.safe_load import weights_key
+from ..utils.safe_load import find_weights
 from .recognition import Recognised, recognise
 
 
@@ -73,7 +73,7 @@ def convert(checkpoint: dict, attention: AttentionSpec | None = None) -> Convers
         CheckpointError: It holds no model that is known here, or not exactly all of its weights.
     """
     state_dict = unwrap_state_dict(checkpoint)
-    taken = weights_key(checkpoint)
+    taken, _ = find_weights(checkpoint)
     left_over = [key for key in checkpoint if taken and key != taken]
     state_dict = without_common_prefix(state_dict)
     if any(name.startswith('backbone.') for name in state_dict):
