@@ -30,7 +30,7 @@ from ..utils import (
 from ..utils.safe_load import find_weights
 from .recognition import Recognised, recognise
 
-# timm's names and the authors', and the layer before.
+# LayerScale under timm's names and the authors', and the layer before.
 _LAYER_SCALE = re.compile(r'(blocks\.\d+)\.(ls[12]\.gamma|gamma_[12])')
 _SCALED = {
     'ls1.gamma': 'attn.proj',
@@ -171,19 +171,19 @@ def save_weights(weights: Mapping[str, Tensor], target: str | Path) -> None:
 def _without_layer_scale(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of DeiT III as those of a ViT that computes the same.
 
-    What its LayerScale multiplies is put out by a layer, which can do it itself. Its class token
-    has no position, or one of zeros.
+    A layer whose output LayerScale multiplies can do it itself. A class token without a position
+    has one of zeros.
     """
     weights = dict(weights)
-    scales = [name for name in weights if _LAYER_SCALE.fullmatch(name)]
-    for name in scales:
-        block, part = _LAYER_SCALE.fullmatch(name).groups()
-        weight, bias = (f'{block}.{_SCALED[part]}.{kind}' for kind in ('weight', 'bias'))
-        scale = weights[name]
+    scales = [match for name in weights if (match := _LAYER_SCALE.fullmatch(name))]
+    for match in scales:
+        layer = f'{match[1]}.{_SCALED[match[2]]}'
+        weight, bias = f'{layer}.weight', f'{layer}.bias'
+        scale = weights[match[0]]
         if all(n in weights and weights[n].shape[:1] == scale.shape for n in (weight, bias)):
             weights[weight] = weights[weight] * scale[:, None]
             weights[bias] = weights[bias] * scale
-            del weights[name]
+            del weights[match[0]]
     position = weights['pos_embed']
     if scales and 'cls_token' in weights and position.ndim == 3:
         num_tokens = position.shape[1]

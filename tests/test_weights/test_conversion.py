@@ -438,8 +438,8 @@ def test_plain_network_as_others_save_it(attention, build_narrow, randomised, tm
         without.init_weights()
 
 
-@pytest.mark.parametrize('names', ['timm', 'authors'])
-def test_deit_iii_computes_the_same(names, randomised, assert_near):
+@pytest.mark.parametrize(('names', 'placed'), [('timm', False), ('authors', False), ('timm', True)])
+def test_deit_iii_computes_the_same(names, placed, randomised, assert_near):
     """LayerScale and a class token without a position: both are in other weights afterwards."""
     timm = pytest.importorskip('timm')
     reference = randomised(
@@ -450,7 +450,7 @@ def test_deit_iii_computes_the_same(names, randomised, assert_near):
             num_heads=4,
             mlp_ratio=2,
             init_values=0.1,
-            no_embed_class=True,
+            no_embed_class=not placed,
             num_classes=10,
         )
     ).eval()
