@@ -104,6 +104,8 @@ class FocusedAttention(QKVMixer):
         if not {'scale', 'positional_encoding', 'dwc.weight'} <= weights.keys():
             return None
         width, _, kernel_size, _ = weights['dwc.weight'].shape
-        side = math.isqrt(weights['positional_encoding'].shape[1])
+        tokens = weights['positional_encoding'].shape[1]
+        side = math.isqrt(tokens)
+        grid = (side, side) if side**2 == tokens else None
         heads = weights['scale'].shape[2] // width
-        return dict(num_heads=heads, grid=(side, side), kernel_size=kernel_size)
+        return dict(num_heads=heads, grid=grid, kernel_size=kernel_size)

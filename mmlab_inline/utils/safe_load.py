@@ -7,9 +7,10 @@ which ``weights_only=True`` therefore refuses) load, and files that need more ar
 
 import os
 import pickle
+import re
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,10 @@ from .errors import UserError
 
 # Set to 1, files that the allow-list refuses are unpickled after all, and may run anything.
 UNSAFE_VARIABLE = 'MMLAB_INLINE_UNSAFE_CHECKPOINTS'
+
+# Where checkpoints have their weights, the first that has any.
+_AVERAGED = ('state_dict_ema', 'model_ema')
+_TRAINED = ('state_dict', 'model')
 
 _torch_load = torch.load  # what it is before anybody replaces it
 
@@ -91,6 +96,15 @@ _PLAIN_TYPES = {
     ('__builtin__', 'set'): set,
     ('yacs.config', 'CfgNode'): _PlainDict,
     ('argparse', 'Namespace'): _PlainObject,
+    # A path of another system than this one could not be made.
+    **{
+        (module, name): _PlainObject
+        for module in ('pathlib', 'pathlib._local')
+        for name in (
+            *('Path', 'PosixPath', 'WindowsPath'),
+            *('PurePath', 'PurePosixPath', 'PureWindowsPath'),
+        )
+    },
     ('mmengine.logging.history_buffer', 'HistoryBuffer'): _PlainHistory,
 }
 
@@ -129,13 +143,19 @@ def load_checkpoint(path: str | Path, map_location: object = 'cpu') -> dict:
         objects replaced by plain ones.
 
     Raises:
-        NoCheckpointError: There is no such file.
+        NoCheckpointError: There is no such file, or it is a URL.
         UnsafeCheckpointError: The file needs a type that is not known to be harmless, and the
             environment variable :data:`UNSAFE_VARIABLE` is not 1.
         CheckpointError: The file is no checkpoint.
     """
-    path = Path(path)
+    given, path = path, Path(path)
     if not path.is_file():
+        url = re.sub(r'^(\w{2,}:)/(?!/)', r'\1//', str(given))  # which a Path has made shorter
+        if '://' in url:
+            raise NoCheckpointError(
+                f'checkpoint {url} is a URL, and none is fetched here: fetch the file, released '
+                'ones by tools/download_weights.py, and give its path'
+            )
         raise NoCheckpointError(f'checkpoint {path} does not exist')
     if path.suffix == '.safetensors':
         from safetensors import SafetensorError
@@ -162,16 +182,45 @@ def load_checkpoint(path: str | Path, map_location: object = 'cpu') -> dict:
         raise CheckpointError(f'{path} is no checkpoint, or a torn one: {error}') from None
 
 
-def weights_key(checkpoint: object) -> str | None:
-    """Under which key a checkpoint has its weights; None where it is a state dict itself.
+def find_weights(checkpoint: object) -> tuple[str | None, dict[str, Tensor]]:
+    """The state dict in a checkpoint, and its key there; None where it is a state dict itself.
 
-    The rule is timm's: averaged (EMA) weights before those that were trained.
+    The rule is timm's: averaged (EMA) weights before those that were trained. An entry that holds
+    none, or averages of something else than was trained, is passed over.
+
+    Returns:
+        Key, and tensors without the prefixes of DistributedDataParallel and of torch.compile; no
+        tensors if there are none.
     """
-    if isinstance(checkpoint, dict):
-        for key in ('state_dict_ema', 'model_ema', 'state_dict', 'model'):
-            if isinstance(checkpoint.get(key), dict):
-                return key
-    return None
+    if not isinstance(checkpoint, dict):
+        return None, {}
+    found = {key: _tensors(checkpoint.get(key)) for key in (*_AVERAGED, *_TRAINED)}
+    trained = next((found[key] for key in _TRAINED if found[key]), None)
+    for key, weights in found.items():
+        if weights and (trained is None or _ends(weights) & _ends(trained)):
+            return key, weights
+    return None, _tensors(checkpoint)
+
+
+def _tensors(entry: object) -> dict[str, Tensor]:
+    """The state dict in an entry, which may be that of a wrapper with settings of its own."""
+    if not isinstance(entry, dict):
+        return {}
+    for inner in (*(entry.get(key) for key in ('state_dict', 'module', 'model')), entry):
+        tensors = {
+            # A compiled part inside has its prefix inside too.
+            name.replace('_orig_mod.', '').removeprefix('module.'): value
+            for name, value in (inner.items() if isinstance(inner, dict) else ())
+            if isinstance(name, str) and isinstance(value, Tensor)
+        }
+        if tensors:
+            return tensors
+    return {}
+
+
+def _ends(names: Iterable[str]) -> set[tuple[str, ...]]:
+    """What is the same whatever prefix the names have."""
+    return {tuple(name.split('.')[-2:]) for name in names}
 
 
 def unwrap_state_dict(checkpoint: dict) -> dict[str, Tensor]:
@@ -183,21 +232,12 @@ def unwrap_state_dict(checkpoint: dict) -> dict[str, Tensor]:
     Raises:
         CheckpointError: There is none.
     """
-    key = weights_key(checkpoint)
-    if key is not None:
-        checkpoint = checkpoint[key]
-    if not isinstance(checkpoint, dict) or not any(
-        isinstance(value, Tensor) for value in checkpoint.values()
-    ):
+    key, weights = find_weights(checkpoint)
+    if not weights:
         raise CheckpointError("it holds no weights: no 'state_dict', no 'model', no tensors")
-    if key in ('state_dict_ema', 'model_ema'):
+    if key in _AVERAGED:
         print_log(f'the averaged (EMA) weights of the checkpoint are taken: {key}', 'current')
-    # A compiled part inside has its prefix inside too.
-    return {
-        name.replace('_orig_mod.', '').removeprefix('module.'): value
-        for name, value in checkpoint.items()
-        if isinstance(value, Tensor)
-    }
+    return weights
 
 
 def read_weights(

@@ -1,6 +1,8 @@
 """Checkpoints of classifiers, detectors and segmentors into weights of a backbone."""
 
 import io
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from ..backbones.key_converters import is_plain_vit
 from ..backbones.pretrained import (
     below,
     compare_backbone,
@@ -24,8 +27,17 @@ from ..utils import (
     unwrap_state_dict,
     write_atomically,
 )
-from ..utils.safe_load import weights_key
+from ..utils.safe_load import find_weights
 from .recognition import Recognised, recognise
+
+# LayerScale under timm's names and the authors', and the layer before.
+_LAYER_SCALE = re.compile(r'(blocks\.\d+)\.(ls[12]\.gamma|gamma_[12])')
+_SCALED = {
+    'ls1.gamma': 'attn.proj',
+    'gamma_1': 'attn.proj',
+    'ls2.gamma': 'mlp.fc2',
+    'gamma_2': 'mlp.fc2',
+}
 
 
 @dataclass(frozen=True)
@@ -73,13 +85,15 @@ def convert(checkpoint: dict, attention: AttentionSpec | None = None) -> Convers
         CheckpointError: It holds no model that is known here, or not exactly all of its weights.
     """
     state_dict = unwrap_state_dict(checkpoint)
-    taken = weights_key(checkpoint)
+    taken, _ = find_weights(checkpoint)
     left_over = [key for key in checkpoint if taken and key != taken]
     state_dict = without_common_prefix(state_dict)
     if any(name.startswith('backbone.') for name in state_dict):
         left_over += [name for name in state_dict if not name.startswith('backbone.')]
         state_dict = below('backbone', state_dict)
     weights, left_out = split_backbone(state_dict)
+    if is_plain_vit(weights):
+        weights = _without_layer_scale(weights)
     model = recognise(weights, attention)
     try:
         empty = model.build_empty()
@@ -152,6 +166,30 @@ def save_weights(weights: Mapping[str, Tensor], target: str | Path) -> None:
         torch.save(dict(state_dict=weights), file)
         content = file.getvalue()
     write_atomically(target, content)
+
+
+def _without_layer_scale(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of DeiT III as those of a ViT that computes the same.
+
+    A layer whose output LayerScale multiplies can do it itself. A class token without a position
+    has one of zeros.
+    """
+    weights = dict(weights)
+    scales = [match for name in weights if (match := _LAYER_SCALE.fullmatch(name))]
+    for match in scales:
+        layer = f'{match[1]}.{_SCALED[match[2]]}'
+        weight, bias = f'{layer}.weight', f'{layer}.bias'
+        scale = weights[match[0]]
+        if all(n in weights and weights[n].shape[:1] == scale.shape for n in (weight, bias)):
+            weights[weight] = weights[weight] * scale[:, None]
+            weights[bias] = weights[bias] * scale
+            del weights[match[0]]
+    position = weights['pos_embed']
+    if scales and 'cls_token' in weights and position.ndim == 3:
+        num_tokens = position.shape[1]
+        if math.isqrt(num_tokens) ** 2 == num_tokens:
+            weights['pos_embed'] = torch.cat([torch.zeros_like(position[:, :1]), position], 1)
+    return weights
 
 
 def _groups(names: Sequence[str]) -> str:

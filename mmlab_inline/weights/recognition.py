@@ -2,8 +2,10 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from types import ModuleType
 
 import torch
@@ -18,14 +20,18 @@ from ..mixers import (
     AttentionSpec,
     Site,
     as_options,
+    list_attentions,
     mixer_class,
     resolve_attention,
     shortest_attention,
 )
-from ..utils import CheckpointError
+from ..utils import CheckpointError, one_of
 
 _Weights = Mapping[str, Tensor]
 _NUM_STAGES = 4
+_USUAL_SIZE = 224  # of pretraining, where neither weights nor arch tell it
+# Settings that options of attentions are taken from, and where those find them in their Site.
+_FOLLOWED = {'pretrain_img_size': 'grid', 'window_size': 'window'}
 _FAMILIES = {'vit': 'ViT', 'cswin': 'CSwin'}  # whose archs a class has beside its own
 
 
@@ -183,11 +189,10 @@ def _read_swin(weights: _Weights, attention: AttentionSpec | None) -> Recognised
         depths=tuple(len(stage.attentions) for stage in stages),
         mlp_ratios=_shortest([stage.mlp_ratio for stage in stages]),
     )
-    defaults = _defaults(inline_swin.InLineSwin)
     settings = dict(
         in_channels=weights['patch_embed.proj.weight'].shape[1],
-        window_size=_window_size(stages, defaults['window_size']),
-        pretrain_img_size=_pretrain_size(stages, defaults['pretrain_img_size'], attention),
+        window_size=_window_size(stages, attention),
+        pretrain_img_size=_pretrain_size(stages, attention),
     )
     return _simplest(inline_swin, inline_swin.InLineSwin, arch, stages, settings, attention)
 
@@ -206,11 +211,10 @@ def _read_l2vit(weights: _Weights, attention: AttentionSpec | None) -> Recognise
         depths=depths,
         mlp_ratios=_shortest([stage.mlp_ratio for stage in stages]),
     )
-    defaults = _defaults(l2vit.L2ViT)
     settings = dict(
         in_channels=weights['downsample_layers.0.proj.proj.0.weight'].shape[1],
-        window_size=_window_size(stages, defaults['window_size']),
-        pretrain_img_size=_pretrain_size(stages, defaults['pretrain_img_size'], attention),
+        window_size=_window_size(stages, attention),
+        pretrain_img_size=_pretrain_size(stages, attention),
     )
     usual = l2vit.attention_in_turn(depths)
     return _simplest(
@@ -231,12 +235,18 @@ def _read_deit(weights: _Weights, attention: AttentionSpec | None) -> Recognised
     for found in stage.attentions:
         if cls_token and found.name is None:  # the only other one that takes a class token
             found.name = 'global'
+    positions = weights['pos_embed'].shape[1]
+    if cls_token and math.isqrt(positions) ** 2 == positions:
+        raise CheckpointError(
+            'its position embeddings are of a map that is not square, or have none for the class '
+            'token'
+        )
     arch = dict(
         embed_dims=(stage.dim,), depths=(len(stage.attentions),), mlp_ratios=(stage.mlp_ratio,)
     )
     settings = dict(
         in_channels=embedding.shape[1],
-        pretrain_img_size=size * _side(weights['pos_embed'].shape[1] - cls_token),
+        pretrain_img_size=size * _side(positions - cls_token),
         cls_token=cls_token,
     )
     place = dict(sr_ratio=None, class_token=cls_token, stage=None)
@@ -256,7 +266,7 @@ def _read_cswin(weights: _Weights, attention: AttentionSpec | None) -> Recognise
     )
     settings = dict(
         in_channels=weights['stage1_conv_embed.0.weight'].shape[1],
-        pretrain_img_size=_pretrain_size(stages, 224, attention),
+        pretrain_img_size=_pretrain_size(stages, attention),
     )
     own = dict(own=CSWIN_ATTENTIONS)
     cls = inline_cswin.InLineCSwin
@@ -299,41 +309,79 @@ def _shortest(ratios: Sequence[float]) -> float | tuple[float, ...]:
     return ratios[0] if len(set(ratios)) == 1 else tuple(ratios)
 
 
-def _window_size(stages: Sequence[_Stage], default: int) -> int:
-    """Window of the first softmax attention whose weights tell it."""
-    found = (a.found.get('window_size') for s in stages for a in s.attentions if a.name == 'window')
-    return next(filter(None, found), default)
+def _resolved(attention: AttentionSpec, depths: Sequence[int]) -> list[list[dict]]:
+    """What the user says of the attention of every block, stage by stage.
+
+    Raises:
+        CheckpointError: It does not fit the blocks that there are, or has an unknown name.
+    """
+    try:
+        chosen = [list(map(as_options, c)) for c in resolve_attention(attention, depths)]
+        for options in chain(*chosen):
+            one_of('attention', options['type'], list_attentions())
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    return chosen
+
+
+def _with_options(
+    stages: Sequence[_Stage], attention: AttentionSpec | None
+) -> list[tuple[_Attention, dict]]:
+    """Every attention with the options that the user says it has."""
+    blocks = [a for stage in stages for a in stage.attentions]
+    if attention is None:
+        return [(a, {}) for a in blocks]
+    chosen = _resolved(attention, [len(stage.attentions) for stage in stages])
+    return list(zip(blocks, chain(*chosen), strict=True))
+
+
+def _window_size(stages: Sequence[_Stage], attention: AttentionSpec | None) -> int | None:
+    """Window of the first softmax attention that tells the network's; None if none does."""
+    found = (
+        a.found.get('window_size')
+        for a, options in _with_options(stages, attention)
+        if a.name == 'window' and 'window_size' not in options
+    )
+    return next(filter(None, found), None)
 
 
 def _pretrain_size(
-    stages: Sequence[_Stage], default: int, attention: AttentionSpec | None
-) -> int | tuple[int, int]:
-    """Image (H, W) in pixels, or its side, that tables are stored for.
+    stages: Sequence[_Stage], attention: AttentionSpec | None
+) -> int | tuple[int, int] | None:
+    """Image (H, W) in pixels, or its side, that tables are stored for; None if none tells.
 
     Raises:
         CheckpointError: They may as well be of windows.
     """
-    windowed: set[int] = set()
-    if attention is not None:  # it says where there are windows
-        chosen = resolve_attention(attention, [len(stage.attentions) for stage in stages])
-        windowed = {i for i, s in enumerate(chosen) for c in s if as_options(c).get('window_size')}
-    grids = {
-        (a.stage, a.found['grid'])
-        for stage in stages
-        for a in stage.attentions
-        if 'grid' in a.found and a.stage not in windowed
-    }
-    sizes = {tuple(n * inline_swin.PATCH_SIZE * 2**stage for n in grid) for stage, grid in grids}
-    if attention is None and len(grids) == 1 and sizes != {(default, default)}:
-        ((stage, grid),) = grids
+    grids = sorted(
+        {
+            (a.stage, a.found['grid'])
+            for a, options in _with_options(stages, attention)
+            if 'grid' in a.found and not options.get('window_size')  # else of windows
+        }
+    )
+    if not grids:
+        return None
+    strides = [inline_swin.PATCH_SIZE * 2**stage for stage, _ in grids]
+    tables = [grid for _, grid in grids]
+    # The smallest that none is too large for: a remainder leaves no trace.
+    size = tuple(max(map(operator.mul, sides, strides)) for sides in zip(*tables, strict=True))
+    agree = tables == [tuple(side // stride for side in size) for stride in strides]
+    square = all(height == width for height, width in tables)
+    if agree and (attention is not None or len(grids) > 1 or not square or size[0] == _USUAL_SIZE):
+        return size[0] if square else size
+    sides = [height for height, _ in tables]
+    usual = [_USUAL_SIZE // stride for stride in strides]
+    windows = len(grids) > 1 and len(set(sides)) == 1
+    # Beside tables of maps as they are by default, windows are not larger than these.
+    beside = any(map(operator.eq, sides, usual)) and all(map(operator.le, sides, usual))
+    if attention is None and not (square and (windows or beside)):
+        found = ', of '.join(f'stage {stage + 1} are for {h}x{w} tokens' for stage, (h, w) in grids)
         raise CheckpointError(
-            f'tables of stage {stage + 1} are for {grid[0]}x{grid[1]} tokens: maps of another size '
-            "of pretraining, or windows; say so by the network's attention (--attention)"
+            f'tables of {found}: maps of another size of pretraining, or windows; say so by the '
+            "network's attention (--attention)"
         )
-    if len(sizes) != 1:
-        return default
-    (size,) = sizes
-    return size[0] if size[0] == size[1] else size
+    return None
 
 
 def _read_stage(
@@ -346,6 +394,8 @@ def _read_stage(
     depth = len({name[len(prefix) :].split('.')[0] for name in weights if name.startswith(prefix)})
     hidden, dim = weights[f'{prefix}0.mlp.fc1.weight'].shape
     ratio = hidden / dim
+    while int(dim * ratio) < hidden:  # as blocks make it of the ratio
+        ratio = math.nextafter(ratio, math.inf)
     return _Stage(
         dim,
         int(ratio) if ratio.is_integer() else ratio,
@@ -359,6 +409,8 @@ def _read_attention(weights: _Weights, block: str, stage: int) -> _Attention:
     for name, cls in TOKEN_MIXERS.items():
         found = cls.recognise(own)
         if found is not None:
+            if 'grid' in found and found['grid'] is None:
+                raise CheckpointError(f'the tables below {path} are of a map that is not square')
             return _Attention(path, stage, name, found)
     return _Attention(path, stage, None, {})
 
@@ -380,14 +432,21 @@ def _choice(attention: _Attention, site: Site) -> str | dict:
     return dict(type=name, **options) if options else name
 
 
-def _read_windows(attentions: Sequence[_Attention], sites: Sequence[Site]) -> None:
-    """Tables of one size in several stages are of windows, also where the map has that size."""
+def _read_windows(attentions: Sequence[_Attention], sites: Sequence[Site]) -> set[tuple[int, int]]:
+    """Tables of one size in several stages are of windows, also where the map has that size.
+
+    Returns:
+        The sizes that are taken for windows.
+    """
+    windows = set()
     for name in {a.name for a in attentions}:
         own = [a for a in attentions if a.name == name and 'grid' in a.found]
         off = {a.found['grid'] for a in own if a.found['grid'] != sites[a.stage].grid}
         for a in own:
             if a.found['grid'] in off:
                 a.found['windowed'] = True
+        windows |= off
+    return windows
 
 
 def _simplest(
@@ -427,6 +486,10 @@ def _simplest(
     arch['num_heads'] = tuple(map(_first, heads, softmax_heads))
     if not _agrees(softmax_heads, arch['num_heads']):
         arch['softmax_heads'] = tuple(map(_first, softmax_heads, heads))
+    defaults = _defaults(cls)
+    untold = [key for key in _FOLLOWED if settings.get(key, key) is None]
+    for key in untold:
+        settings[key] = defaults[key] or _USUAL_SIZE
     grids = pretrain_grids(settings['pretrain_img_size'], strides)
     sites = [
         Site(
@@ -439,56 +502,89 @@ def _simplest(
         )
         for index, grid in enumerate(grids)
     ]
+    windows = set()
     if attention is None:
-        _read_windows([a for stage in stages for a in stage.attentions], sites)
+        windows = _read_windows([a for stage in stages for a in stage.attentions], sites)
         attention = shortest_attention(
             [tuple(_choice(a, sites[a.stage]) for a in stage.attentions) for stage in stages]
         )
     settings['attention'] = attention
+    chosen = _resolved(attention, arch['depths'])
     whole = resolve_attention(attention, arch['depths'])
 
     def own_attention(name: str) -> list[tuple]:
         return resolve_attention(family.ARCH_ZOO[name].get('attention', usual), arch['depths'])
 
     known.sort(key=lambda name: own_attention(name) != whole)  # of several, one with this attention
-    assumed = tuple(_assumed(stages, sites, attention, arch, known))
-    defaults = _defaults(cls)
+    followed = _followed(stages, sites, chosen, untold)
+    if windows:  # which are told from maps by the size of these
+        followed.add('pretrain_img_size')
+    assumed = [
+        *_assumed(stages, sites, chosen, arch, known),
+        *(f'{key}={settings[key]!r}' for key in untold if key in followed),
+        *(f'windows where tables are of {h}x{w} tokens' for h, w in sorted(windows)),
+    ]
     usual = own_attention(known[0]) if known else resolve_attention(usual, arch['depths'])
     defaults['attention'] = shortest_attention(usual)
     if defaults['pretrain_img_size'] is None:
         own = family.ARCH_ZOO[known[0]] if known else {}
-        defaults['pretrain_img_size'] = own.get('pretrain_img_size', 224)
+        defaults['pretrain_img_size'] = own.get('pretrain_img_size', _USUAL_SIZE)
     return Recognised(
         cls,
         {
             'arch': known[0] if known else arch,
             **{key: value for key, value in settings.items() if value != defaults[key]},
         },
-        assumed,
+        tuple(assumed),
     )
+
+
+def _followed(
+    stages: Sequence[_Stage],
+    sites: Sequence[Site],
+    chosen: Sequence[Sequence[dict]],
+    untold: Iterable[str],
+) -> set[str]:
+    """Of settings that nothing tells, those that options of a given attention are taken from."""
+    found = set()
+    for stage, site, choices in zip(stages, sites, chosen, strict=True):
+        for read, options in zip(stage.attentions, choices, strict=True):
+            if read.name is not None or options.get('window_size'):
+                continue
+            cls = mixer_class(options['type'], site)
+            usual = cls.defaults(site)
+            for key in untold:
+                without = cls.defaults(replace(site, **{_FOLLOWED[key]: None}))
+                if any(k not in options and v != without.get(k) for k, v in usual.items()):
+                    found.add(key)
+    return found
 
 
 def _assumed(
     stages: Sequence[_Stage],
     sites: Sequence[Site],
-    attention: AttentionSpec,
+    chosen: Sequence[Sequence[dict]],
     arch: Mapping,
     known: Sequence[str],
 ) -> Iterator[str]:
     """What is taken for granted, a phrase an attention."""
-    chosen = resolve_attention(attention, arch['depths'])
     rests = {}
     for stage, site, choices in zip(stages, sites, chosen, strict=True):
-        for read, choice in zip(stage.attentions, choices, strict=True):
+        for read, options in zip(stage.attentions, choices, strict=True):
             if read.name is not None:
                 cls = mixer_class(read.name, site)
-                told = {*as_options(choice), *read.found}
                 usual = {**cls.options(), **cls.defaults(site)}
+                told = {*options, *read.found}
                 rests[read.name] = {k: v for k, v in usual.items() if k not in told}
     for name, rest in rests.items():
         # An architecture's own attention has names of its own.
         others = {} if name in sites[0].own else TOKEN_MIXERS
-        alike = [f'or {other}' for other, cls in others.items() if name in cls.looks_like]
+        alike = [
+            f'or {other}'
+            for other, cls in others.items()
+            if name in cls.looks_like
+            and (not sites[0].class_token or 'class_token' in inspect.signature(cls).parameters)
+        ]
         options = ', '.join(f'{key}={value!r}' for key, value in rest.items())
         if alike or options:
             yield f'{" ".join([name, *alike])} with {options}'

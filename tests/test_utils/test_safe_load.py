@@ -15,7 +15,12 @@ from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mmlab_inline.utils import UnsafeCheckpointError, load_checkpoint, unwrap_state_dict
+from mmlab_inline.utils import (
+    UnsafeCheckpointError,
+    load_checkpoint,
+    safe_load,
+    unwrap_state_dict,
+)
 
 
 def save_zip(content: object, path: Path) -> None:
@@ -203,6 +208,22 @@ def test_harmless_content_of_training_checkpoints(save, tmp_path):
             assert loaded == value, name
 
 
+@pytest.mark.parametrize('protocol', [2, 4])
+@pytest.mark.parametrize('kind', ['PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath'])
+@pytest.mark.parametrize('module', ['pathlib', 'pathlib._local'])
+def test_paths_among_the_arguments(module, kind, protocol, tmp_path, monkeypatch):
+    """Of any system and Python, of which this one can make only some."""
+    made = type(kind, (), {'__reduce__': lambda self: (type(self), ('/', 'data'))})
+    made.__module__, made.__init__ = module, lambda self, *parts: None
+    home = ModuleType(module)
+    setattr(home, kind, made)
+    content = {'model': {'a': torch.ones(1)}, 'args': argparse.Namespace(output=made())}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, module, home)
+        torch.save(content, tmp_path / 'a.pth', pickle_protocol=protocol)
+    assert load_checkpoint(tmp_path / 'a.pth')['model']['a'].tolist() == [1]
+
+
 @formats
 def test_tensors_that_share_storage(save, tmp_path):
     base = torch.arange(12.0)
@@ -222,6 +243,13 @@ def test_safetensors(tmp_path):
 def test_missing_file(name, tmp_path):
     with pytest.raises(FileNotFoundError, match='does not exist'):
         load_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize('kind', [str, Path])
+@pytest.mark.parametrize('url', ['https://example.org/a.pth', 's3://bucket/a.safetensors'])
+def test_urls_are_not_fetched(url, kind):
+    with pytest.raises(FileNotFoundError, match=rf'{url} is a URL.*tools/download_weights\.py'):
+        load_checkpoint(kind(url))
 
 
 def written(kind: str, path: Path) -> bytes:
@@ -304,10 +332,52 @@ def test_state_dict_comes_before_model():
     assert unwrap_state_dict({'model': {'b': torch.ones(1)}, 'state_dict': weights}) == weights
 
 
+AVERAGED = {'module.0.weight': torch.ones(1), 'module.0.bias': torch.zeros(1)}
+
+
+@pytest.mark.parametrize('key', ['model_ema', 'state_dict_ema'])
+@pytest.mark.parametrize(
+    ('entry', 'taken'),
+    [
+        ({}, False),
+        (None, False),
+        ({'decay': 0.9, 'updates': torch.tensor(3)}, False),
+        ({'module': {}, 'decay': 0.9}, False),
+        ({0: torch.ones(1)}, False),
+        (AVERAGED, True),
+        ({f'backbone.{name}': value for name, value in AVERAGED.items()}, True),
+        ({'module': AVERAGED, 'decay': torch.tensor(0.9)}, True),
+        ({'state_dict': AVERAGED, 'decay': 0.9}, True),
+        ({'model': AVERAGED, 'updates': 3}, True),
+    ],
+    ids=str,
+)
+def test_averaged_weights_are_found_where_there_are_any(key, entry, taken, monkeypatch):
+    """An entry without weights hides nothing, a wrapper's are taken, and this is said."""
+    said = []
+    monkeypatch.setattr(safe_load, 'print_log', lambda text, logger: said.append(text))
+    trained = {'0.weight': torch.full((1,), 2.0), '0.bias': torch.zeros(1)}
+    weights = unwrap_state_dict({'model': trained, key: entry})
+    found = next(value for name, value in weights.items() if name.endswith('0.weight'))
+    assert float(found) == (1 if taken else 2)
+    assert len(weights) == 2
+    assert [key in text for text in said] == [True] * taken
+    if taken:
+        assert unwrap_state_dict({key: entry}).keys() == weights.keys()
+
+
+def test_a_wrapped_state_dict():
+    weights = {'0.weight': torch.ones(1)}
+    for wrapper in ('state_dict', 'module', 'model'):
+        assert unwrap_state_dict({'model': {wrapper: weights, 'step': 3}}) == weights
+
+
 @pytest.mark.parametrize(
     'checkpoint',
     [
         {},
+        {'model_ema': {}, 'model': {}},
+        {'state_dict': {'model': {}}},
         {'state_dict': {}},
         {'model': {'a': 1}},
         {'epoch': 3},

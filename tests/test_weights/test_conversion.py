@@ -438,6 +438,39 @@ def test_plain_network_as_others_save_it(attention, build_narrow, randomised, tm
         without.init_weights()
 
 
+@pytest.mark.parametrize(('names', 'placed'), [('timm', False), ('authors', False), ('timm', True)])
+def test_deit_iii_computes_the_same(names, placed, randomised, assert_near):
+    """LayerScale and a class token without a position: both are in other weights afterwards."""
+    timm = pytest.importorskip('timm')
+    reference = randomised(
+        timm.models.VisionTransformer(
+            img_size=64,
+            embed_dim=32,
+            depth=2,
+            num_heads=4,
+            mlp_ratio=2,
+            init_values=0.1,
+            no_embed_class=not placed,
+            num_classes=10,
+        )
+    ).eval()
+    weights = reference.state_dict()
+    if names == 'authors':
+        weights = {k.replace('ls1.gamma', 'gamma_1'): v for k, v in weights.items()}
+        weights = {k.replace('ls2.gamma', 'gamma_2'): v for k, v in weights.items()}
+    converted = convert(dict(model=weights))
+    assert converted.model.settings['pretrain_img_size'] == 64
+    arch = dict(embed_dims=32, depths=2, num_heads=4, mlp_ratios=2)
+    model = InLineDeiT(arch, attention='softmax', pretrain_img_size=64).eval()
+    model.load_state_dict(converted.weights, strict=False)
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert_near(model.run_blocks(image)[0], reference.forward_features(image), 2e-6)
+    for name in ('blocks.0.attn.proj.bias', 'blocks.1.mlp.fc2.weight'):
+        with pytest.raises(CheckpointError, match='it looks like'):
+            convert({**weights, name: torch.ones(5, 3)})
+
+
 def test_cswin_as_its_authors_save_it(build_narrow, randomised, tmp_path, tool):
     """Averaged weights beside the trained ones; a segmentor's output norms are counted from 1."""
     model = randomised(build_narrow(InLineCSwin, attention='softmax'))

@@ -1,3 +1,5 @@
+from itertools import chain
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -142,6 +144,7 @@ def test_heads_of_plain_vit_are_those_of_its_name(build_narrow):
         ({'patch_embed.proj.weight': (192, 3, 32, 32)}, 'patches are of 32x32 pixels, those here'),
         ({'dist_token': (1, 1, 192)}, 'it has a distillation token, which no model'),
         ({'pos_embed': (1, 199, 192)}, 'position embeddings are of a map that is not square'),
+        ({'pos_embed': (1, 196, 192)}, 'not square, or have none for the class token'),
     ],
 )
 def test_other_plain_networks(change, message):
@@ -174,3 +177,154 @@ def test_stripes_leave_no_trace(build_narrow):
     weights = build_narrow(InLineCSwin, attention=('inline', plain, 'softmax', 'softmax'))
     with pytest.raises(CheckpointError, match=r'below stage2\.0\.attns\. do not tell which'):
         recognise(weights.state_dict())
+
+
+AGENT_7 = dict(type='agent', window_size=7)
+
+
+@pytest.mark.parametrize(
+    ('attention', 'size', 'tables'),
+    [
+        (
+            (AGENT_7, 'agent', 'softmax', 'softmax'),
+            384,
+            'stage 1 .* 7x7 tokens, of stage 2 .* 48x48',
+        ),
+        ((AGENT_7, 'agent', 'softmax', 'softmax'), 64, 'stage 1 .* 7x7 tokens, of stage 2 .* 8x8'),
+        (('agent', 'agent', 'agent', AGENT_7), 384, 'stage 1 .* 96x96 tokens, .* of stage 4'),
+        ((AGENT_7, 'agent', 'softmax', 'softmax'), (224, 448), '7x7 tokens, of stage 2 .* 28x56'),
+        (
+            (dict(type='focused', window_size=5), 'softmax', ('agent', 'softmax'), 'softmax'),
+            384,
+            '5x5 tokens, of stage 3 .* 24x24',
+        ),
+    ],
+)
+@pytest.mark.parametrize('cls', [InLineSwin, L2ViT])
+def test_maps_and_windows_are_told_apart_or_asked_for(cls, attention, size, tables, build_narrow):
+    """Tables that are not of one size are never taken for windows of unlikely sizes."""
+    settings = dict(attention=attention, depths=(2, 2, 2, 2), pretrain_img_size=size)
+    weights = build_narrow(cls, **settings).state_dict()
+    with pytest.raises(CheckpointError, match=rf'tables of .*{tables}.*--attention'):
+        recognise(weights)
+    found = recognise(weights, attention)
+    assert found.settings['pretrain_img_size'] == size
+    assert same_shapes(found, weights)
+
+
+def same_shapes(found: object, weights: dict[str, Tensor]) -> bool:
+    rebuilt = found.build_empty().state_dict()
+    return {k: v.shape for k, v in rebuilt.items()} == {k: v.shape for k, v in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ('attention', 'size', 'told'),
+    [
+        ((AGENT_7, 'agent', 'softmax', 'softmax'), 224, ['pretrain_img_size=224', '7x7']),
+        (AGENT_7, 384, ['pretrain_img_size=224', '7x7']),
+        (('agent', 'softmax', 'softmax', AGENT_7), 64, ['pretrain_img_size=224', '16x16']),
+        ('agent', 224, []),
+        ('agent', 250, []),  # of which 248, 240 and 224 pixels are seen
+        (('agent', 'softmax', 'softmax', 'softmax'), (224, 448), []),
+    ],
+)
+def test_what_tables_are_taken_for_is_said(attention, size, told, build_narrow):
+    settings = dict(attention=attention, depths=(2, 2, 2, 2), pretrain_img_size=size)
+    weights = build_narrow(InLineSwin, **settings).state_dict()
+    found = recognise(weights)
+    assert same_shapes(found, weights)
+    told = told[:1] + [f'windows where tables are of {text} tokens' for text in told[1:]]
+    assert [line for line in found.assumed if ' with ' not in line] == told
+    assert ('window_size' in str(found.settings['attention'])) == bool(told)
+
+
+@pytest.mark.parametrize(
+    ('attention', 'window'),
+    [
+        (('inline', 'inline', dict(type='softmax', window_size=5), 'softmax'), 7),
+        (('softmax', 'inline', dict(type='window', window_size=7), 'softmax'), 5),
+        (('inline', ('softmax', dict(type='softmax', window_size=5)), 'inline', 'inline'), 6),
+        (dict(type='softmax', window_size=5), 7),
+    ],
+)
+def test_the_networks_window_is_that_of_blocks_without_their_own(attention, window, build_narrow):
+    settings = dict(attention=attention, window_size=window)
+    weights = build_narrow(InLineSwin, **settings).state_dict()
+    for given in (attention, None):
+        assert same_shapes(recognise(weights, given), weights)
+    found = recognise(weights, attention)
+    assert found.settings.get('window_size', 7) == window
+    assert found.settings['attention'] == attention
+
+
+@pytest.mark.parametrize(
+    ('cls', 'attention', 'told'),
+    [
+        (InLineSwin, 'hydra', {'pretrain_img_size=224'}),
+        (InLineSwin, ('inline', 'hydra', 'softmax', 'softmax'), {'pretrain_img_size=224'}),
+        (InLineSwin, dict(type='hydra', reference_tokens=9), set()),
+        (InLineSwin, dict(type='hydra', window_size=7), set()),
+        (InLineSwin, 'efficient', set()),
+        (InLineSwin, ('agent', 'agent', 'hydra', 'hydra'), set()),  # tables tell
+        (InLinePVT, 'hydra', set()),  # position embeddings tell
+        (L2ViT, 'hydra', {'pretrain_img_size=224'}),
+        (
+            L2ViT,
+            ('hydra', 'softmax', 'softmax', 'softmax'),
+            {'pretrain_img_size=224', 'window_size=7'},
+        ),
+        (L2ViT, dict(type='softmax', window_size=9), set()),
+        (InLineCSwin, 'hydra', {'pretrain_img_size=224'}),
+    ],
+    ids=str,
+)
+def test_settings_that_a_given_attention_follows_are_said(cls, attention, told, build_narrow):
+    weights = build_narrow(cls, attention=attention, pretrain_img_size=64).state_dict()
+    assumed = recognise(weights, attention).assumed
+    assert {line for line in assumed if '_size=' in line and ' with ' not in line} == told
+
+
+@pytest.mark.parametrize(
+    ('attention', 'message'),
+    [
+        (('inline', 'softmax'), 'attention has 2 stages, depths'),
+        ('hidra', "did you mean 'hydra'"),
+        (dict(window_size=7), 'lacks its name'),
+    ],
+)
+@pytest.mark.parametrize('cls', [InLinePVT, InLineSwin, InLineCSwin, InLineDeiT, L2ViT])
+def test_an_attention_that_fits_no_network(cls, attention, message, build_narrow):
+    with pytest.raises(CheckpointError, match=message):
+        recognise(build_narrow(cls).state_dict(), attention)
+
+
+@pytest.mark.parametrize('ratio', [4.3, 2.7, 3.999, 1 / 3, 4])
+@pytest.mark.parametrize(('cls', 'dim'), [(InLineDeiT, 112), (InLineSwin, 12), (InLinePVT, 100)])
+def test_every_width_of_mlps_is_read(cls, dim, ratio):
+    stages = 1 if cls is InLineDeiT else 4
+    arch = dict(depths=(1,) * stages, num_heads=(4,) * stages)
+    arch |= dict(embed_dims=dim, mlp_ratios=ratio)
+    if cls is InLinePVT:
+        arch |= dict(embed_dims=(dim,) * 4, mlp_ratios=(ratio,) * 4)
+    weights = shapes(cls, arch)
+    assert same_shapes(recognise(weights), weights)
+
+
+@pytest.mark.parametrize('cls', [InLinePVT, InLineSwin, InLineDeiT, L2ViT])
+def test_position_tables_of_maps_that_are_not_square(cls, build_narrow):
+    settings = dict(attention='focused', pretrain_img_size=(224, 448))
+    if cls is InLineDeiT:
+        settings['cls_token'] = False
+    weights = build_narrow(cls, **settings).state_dict()
+    for given in (None, 'focused'):
+        with pytest.raises(CheckpointError, match='of a map that is not square'):
+            recognise(weights, given)
+
+
+def test_only_attentions_with_a_class_token_are_offered_beside_one():
+    for name in ('vit-tiny', 'base'):
+        assumed = recognise(shapes(InLineDeiT, name)).assumed
+        offered = [line.partition(' with ')[0].split(' or ')[1:] for line in assumed]
+        for other in chain(*offered):
+            shapes(InLineDeiT, name, attention=other)
+        assert ('inline' in chain(*offered)) == (name == 'vit-tiny')
