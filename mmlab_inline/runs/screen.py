@@ -21,7 +21,8 @@ from ..registry import HOOKS
 _FOR_THE_FILE = re.compile(
     r'\n-+\nSystem environment|Config:\n|Hooks will be executed|Failed to search registry|'
     r'The prefix is not set in metric class|"FileClient" will be deprecated|'
-    r'"HardDiskBackend" is the alias|Exp name: |Distributed training is not used'
+    r'"HardDiskBackend" is the alias|Exp name: |Distributed training is not used|'
+    r'paramwise_options -- '
 )
 _WARNINGS = (
     r'(?s)Default ``avg_non_ignore`` is False',
@@ -30,6 +31,7 @@ _WARNINGS = (
     r'__array__ implementation',
     r'This DataLoader will create',
     r'faster_coco_eval is not installed',
+    r'``build_pixel_sampler`` would be deprecated',
     r'torch\.meshgrid: in an upcoming release',
 )
 # Longest silence of a training, seconds.
@@ -42,8 +44,7 @@ def tidy_screen(logger: logging.Logger) -> None:
     for handler in logger.handlers:
         if not isinstance(handler, logging.FileHandler):
             handler.addFilter(_is_for_the_screen)
-    for message in _WARNINGS:
-        warnings.filterwarnings('ignore', message=message)
+    _ignore_warnings()
 
 
 def import_quietly(scope: str) -> None:
@@ -51,8 +52,14 @@ def import_quietly(scope: str) -> None:
 
     What fails says so where it is needed.
     """
+    _ignore_warnings()
     with silenced(), contextlib.suppress(Exception):
         import_module(f'{scope}.datasets')
+
+
+def _ignore_warnings() -> None:
+    for message in _WARNINGS:
+        warnings.filterwarnings('ignore', message=message)
 
 
 def silenced() -> contextlib.AbstractContextManager:

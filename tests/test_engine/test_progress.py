@@ -19,6 +19,7 @@ def test_dumps_go_to_the_file_only(tmp_path):
         f'\n{dashes}\nSystem environment: x',
         'Config:\na = 1',
         'Hooks will be executed in ...',
+        'paramwise_options -- backbone.norm1.weight:lr=0.0006',
     ]
     for line in (*lines, 'Iter(train) [1/3]', 'a mistake'):
         logger.warning(line)
