@@ -488,10 +488,10 @@ def _moments_kernel(
 
     mask = (rows < CHANNELS)[:, None] & (cols < CHANNELS)[None, :]
     tl.store(partial_ptr + rows[:, None] * CHANNELS + cols[None, :], products, mask)
-    if CENTRED:
-        one_of_the_rows = (cols < CHANNELS) & (pid // TILES % TILES == 0)
-        tl.store(partial_ptr + CHANNELS * CHANNELS + cols, sums, one_of_the_rows)
-        tl.store(pivot_ptr + sample * CHANNELS + cols, col_pivot, one_of_the_rows & (split == 0))
+    if CENTRED and pid // TILES % TILES == 0:  # every row of tiles has the same
+        tl.store(partial_ptr + CHANNELS * CHANNELS + cols, sums, cols < CHANNELS)
+        if split == 0:
+            tl.store(pivot_ptr + sample * CHANNELS + cols, col_pivot, cols < CHANNELS)
 
 
 @triton.jit
