@@ -151,9 +151,8 @@ def varied(text: str) -> tuple[str, dict[str, object]]:
         ) from None
     if not key or not equals or '' in texts:
         raise argparse.ArgumentTypeError(f'{text!r} is not KEY=VALUE,VALUE...')
-    for number, value in enumerate(found.values()):
-        if value in list(found.values())[:number] or len(found) < len(texts):
-            raise argparse.ArgumentTypeError(f'{text!r} has a value twice')
+    if len(set(map(repr, found.values()))) < len(texts):  # 1 is True, and yet another setting
+        raise argparse.ArgumentTypeError(f'{text!r} has a value twice')
     return key, found
 
 

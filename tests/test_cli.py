@@ -69,6 +69,7 @@ def test_unknown_options_get_advice(argument, advice, parser, capsys):
         ),
         ("'a,b','(',x=1", {"'a,b'": 'a,b', "'('": '(', 'x=1': 'x=1'}),
         ('True', {'True': True}),
+        ('1,True,1.0', {'1': 1, 'True': True, '1.0': 1.0}),
     ],
 )
 def test_varied_values(text, values):

@@ -168,6 +168,16 @@ def test_an_environment_that_was_interrupted_or_is_of_another_python_is_made_ane
     assert not env.has_this_python(family)
 
 
+def test_a_file_in_place_of_the_environment_is_one_line(env, family, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['setup_env.py'])
+    monkeypatch.setattr(env, 'check_disk', lambda: None)
+    family.venv.touch()
+    with pytest.raises(SystemExit, match='2'):
+        env.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f'set-up: {family.venv}: File exists; .venv has to be a folder to write to'
+
+
 def test_an_environment_may_be_made_anew_by_its_own_python(env, family, monkeypatch):
     def step(family, title, command, remedy):
         commands.append(command)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from mmlab_inline.cli import ArgumentParser, positive
 from mmlab_inline.datasets.demo import CLASSES, FOLDER, write_demo_dataset
+from mmlab_inline.environment import usable_cores
 from mmlab_inline.utils import exit_on_user_error, write_atomically
 
 DATA = FOLDER / 'data/ade/ADEChallengeData2016'
@@ -42,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--jobs',
         type=positive,
-        default=os.cpu_count(),
+        default=usable_cores(),
         metavar='N',
         help='runs at a time (default: %(default)s, one a core)',
     )

@@ -178,13 +178,21 @@ def step(family: Family, title: str, command: Sequence[str], remedy: str) -> Non
 
 
 def install(family: Family) -> None:
-    """Makes the environment complete, from what is there if that is of this Python."""
+    """Makes the environment complete, from what is there if that is of this Python.
+
+    Raises:
+        SetupError: Its folder cannot be written, there is no room, or a step failed.
+    """
     start = time.monotonic()
     python, keep = str(family.python), has_this_python(family)
     if not keep or not any(family.venv.glob('lib/*/site-packages/torch')):
         check_disk()
-    family.venv.mkdir(exist_ok=True)
-    (family.venv / 'setup.log').write_text('')
+    try:
+        family.venv.mkdir(exist_ok=True)
+        (family.venv / 'setup.log').write_text('')
+    except OSError as error:
+        reason = f'{error.filename}: {error.strerror}'
+        raise SetupError(f'{reason}; {family.folder} has to be a folder to write to') from None
     if not keep:
         for entry in family.venv.iterdir():
             (shutil.rmtree if entry.is_dir() and not entry.is_symlink() else os.unlink)(entry)

@@ -7,6 +7,7 @@ algebra computes them elsewhere.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ CONVENTION = (
     'Auxiliary heads count as parameters only. Activations are the elements that the counted '
     "convolutions, a local residual's too, and linear layers put out."
 )
+
+
+class DoesNotRunError(UserError):
+    """The parts of a model do not fit together."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,9 @@ class _Counter(TorchDispatchMode):
         return out
 
 
+# What calls raise that do not fit the part, as those of another kind of head, and missing ops.
+_NOT_KNOWN = (TypeError, AttributeError, NotImplementedError)
+
 # Models ------------------------------------------------------------------------------------------
 
 build_meta = partial(build_model, device='meta')  # no memory for weights
@@ -127,7 +135,8 @@ def count_config(cfg: Config, shape: tuple[int, int] | None = None) -> dict[str,
         As :func:`count_model`.
 
     Raises:
-        UserError: The model does not build, or has parts that this does not know how to run.
+        DoesNotRunError: The model builds, but does not run.
+        UserError: It does not build, or has parts that this does not know how to run.
     """
     scope = cfg.get('default_scope')
     if scope not in DEFAULT_SHAPES or 'model' not in cfg:
@@ -154,7 +163,9 @@ def count_model(model: nn.Module, run: Callable[[nn.Module], object]) -> dict[st
         By qualified name, in the order of ``named_modules``; ``''`` is the whole model.
 
     Raises:
-        UserError: ``run`` fails, or leaves out a part that has parameters.
+        DoesNotRunError: ``run`` fails in the model.
+        UserError: ``run`` does not know how to call it, what is called has no form on the meta
+            device, or a part that has parameters is left out.
     """
     counter = _Counter()
     handles = []
@@ -169,7 +180,10 @@ def count_model(model: nn.Module, run: Callable[[nn.Module], object]) -> dict[st
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f'the model does not run: {one_line(error)}') from error
+        reason = one_line(error)
+        if isinstance(error, _NOT_KNOWN) or re.search(r'\bmeta\b', str(error)):
+            raise UserError(f'cannot count this model: {reason}') from error
+        raise DoesNotRunError(f'the model does not run: {reason}') from error
     finally:
         for handle in handles:
             handle.remove()
@@ -193,6 +207,8 @@ def _run_detector(model: nn.Module, image: Tensor) -> None:
         model.bbox_head(maps)
         return
     model.rpn_head(maps)
+    if getattr(model.roi_head, 'with_shared_head', False):
+        raise UserError('cannot count this model: its RoI heads have a part in common')
     # RoIAlign and NMS need numbers: the heads get as many regions as the convention says.
     for part, count in (('bbox', NUM_BOXES), ('mask', NUM_MASKS)):
         if not getattr(model.roi_head, f'with_{part}'):

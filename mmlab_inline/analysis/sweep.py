@@ -7,6 +7,7 @@ one piece: a run that has it is finished, any other is taken up where it was, or
 from __future__ import annotations
 
 import fcntl
+import inspect
 import json
 import os
 import re
@@ -17,24 +18,40 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from pprint import pformat
 from queue import SimpleQueue
 
 import torch
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.registry import PARAM_SCHEDULERS, DefaultScope
+from mmengine.runner import FlexibleRunner, Runner
 
-from ..engine.config import drop_pretrained, load_config
+from ..engine.config import dicts, drop_pretrained, load_config
 from ..engine.model import errors_of_build
 from ..engine.preflight import check_data, check_pretrained
-from ..runs import check_leftovers
+from ..runs import check_leftovers, check_parts
 from ..utils import UserError, write_atomically
-from .flops import build_meta, count_config
+from .flops import DoesNotRunError, build_meta, count_config
 
+_TRACEBACK = 'Traceback (most recent call last):'
 _MAX_NAME = 80  # characters of a folder's name that say what is varied
+_NEEDED = (
+    *('train_cfg', 'train_dataloader', 'optim_wrapper'),
+    *('test_cfg', 'test_dataloader', 'test_evaluator'),
+)
+# Settings that a run reads: mmengine takes them, or looks for them in the config.
+_OF_RUNS = {
+    *inspect.signature(Runner).parameters,
+    *inspect.signature(FlexibleRunner).parameters,
+    *('runner_type', 'custom_imports', 'model_wrapper_cfg', 'sync_bn', 'find_unused_parameters'),
+    *('activation_checkpointing', 'efficient_conv_bn_eval'),
+} - {'work_dir', 'launcher', 'resume', 'experiment_name', 'log_level'}
 
 
 @dataclass(frozen=True)
@@ -78,16 +95,24 @@ class Trial:
             return None
         try:
             stored = json.loads(path.read_text())
-            is_own = stored['run'] == self._identity()
+            is_own, metrics = stored['run'] == self._identity(), dict(stored['metrics'])
         except (OSError, ValueError, TypeError, KeyError):
             is_own = False
         if not is_own:
             raise UserError(f'{path} is not of this run; remove it, or give another --out')
-        return stored['metrics']
+        return metrics
 
     def finish(self) -> None:
-        """Write down that it is trained and tested."""
-        metrics = json.loads((self.folder / 'metrics.json').read_text())
+        """Write down that it is trained and tested.
+
+        Raises:
+            UserError: It has left no metrics that can be read.
+        """
+        path = self.folder / 'metrics.json'
+        try:
+            metrics = json.loads(path.read_text())
+        except ValueError:
+            raise UserError(f'{path} is no JSON') from None
         content = json.dumps({'run': self._identity(), 'metrics': metrics}, indent=1)
         write_atomically(self.folder / 'result.json', content.encode())
 
@@ -110,7 +135,8 @@ def plan(
         from_scratch: Whether the runs do without pretrained weights.
 
     Raises:
-        UserError: A key is given twice, or a combination cannot run; says which and why.
+        UserError: A key is given twice, two combinations are one run, or one cannot run; says which
+            and why.
     """
     keys = [key for key, _ in varied]
     for key in keys:
@@ -120,37 +146,79 @@ def plan(
         raise UserError('randomness.seed is 0, 1, ... in a sweep: --seeds N says how many')
     last = [key.rpartition('.')[2] for key in keys]
     names = last if len(set(last)) == len(last) else keys
-    points = []
+    points, runs = [], {}
     for values in product(*(found.items() for _, found in varied)):
         texts = [text for text, _ in values]
         chosen = {**options, **dict(zip(keys, (value for _, value in values), strict=True))}
+        named = ' '.join(map('='.join, zip(keys, texts, strict=True)))
         try:
-            cost = _check(config, chosen, from_scratch)
+            cfg, *cost = _check(config, chosen, from_scratch)
         except UserError as error:
-            named = ' '.join(map('='.join, zip(keys, texts, strict=True)))
             raise UserError(f'--vary {named}: {error}') from error
+        other = runs.setdefault(_read_by_runs(cfg), named)
+        if other != named:
+            raise UserError(
+                f'--vary {named}: this is the same run as {other}: another option replaces what '
+                'differs, or no run reads it'
+            )
         points.append(Point(dict(zip(names, texts, strict=True)), chosen, *cost))
     return points
 
 
-def _check(config: str, options: Mapping, from_scratch: bool) -> tuple[int, int | None]:
-    """Check what can be checked without a run; parameters and multiply-accumulates."""
+def _check(config: str, options: Mapping, from_scratch: bool) -> tuple[Config, int, int | None]:
+    """Check what can be checked without a run.
+
+    Returns:
+        The config as it is used; parameters and multiply-accumulates of its model.
+    """
     cfg = load_config(config, options)
+    for part in _NEEDED:
+        if cfg.get(part) is None:
+            raise UserError(f'there is no {part}; every run of a sweep is trained and tested')
     check_leftovers(cfg)
+    check_parts(cfg)
     if from_scratch or cfg.get('load_from'):
         drop_pretrained(cfg)
     check_pretrained(cfg)
     check_data(cfg, 'train', 'val', 'test')
     scope = cfg.get('default_scope')
     model = build_meta(cfg.get('model') or {}, scope)
-    scoped = DefaultScope.overwrite_default_scope(scope)
-    with errors_of_build('the optimizer'), scoped:
-        build_optim_wrapper(model, cfg.optim_wrapper)
+    with errors_of_build('the optimizer'), DefaultScope.overwrite_default_scope(scope):
+        optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    schedulers = cfg.get('param_scheduler') or []
+    with errors_of_build('param_scheduler'), DefaultScope.overwrite_default_scope(scope):
+        if isinstance(schedulers, Mapping):  # without a type it has those of several optimizers
+            schedulers = [schedulers] if 'type' in schedulers else []
+        for settings in schedulers:
+            given = dict(optimizer=optimizer, epoch_length=1)  # only a run knows the length
+            PARAM_SCHEDULERS.build(deepcopy(settings), default_args=given)
+    return cfg, sum(parameter.numel() for parameter in model.parameters()), _flops(cfg)
+
+
+def _read_by_runs(cfg: Config) -> str:
+    """What of a config a run goes by, without what its command line says anyway."""
+    settings = {key: value for key, value in cfg.to_dict().items() if key in _OF_RUNS}
+    settings['randomness'] = {**(settings.get('randomness') or {}), 'seed': None}
+    return pformat(settings)
+
+
+def _flops(cfg: Config) -> int | None:
+    """Multiply-accumulates of the model; None where they cannot be counted.
+
+    Raises:
+        DoesNotRunError: It does not run, neither at the size of published tables nor at its own.
+    """
     try:
-        flops = count_config(cfg)[''].flops
+        return count_config(cfg)[''].flops
+    except DoesNotRunError:
+        parts = dicts(cfg.model.get('data_preprocessor'))
+        if own := next((part['size'] for part in parts if 'size' in part), None):
+            with suppress(UserError):  # some models take images of one size alone
+                count_config(cfg, tuple(own))
+                return None
+        raise
     except UserError:  # no fault of the model's
-        flops = None
-    return sum(parameter.numel() for parameter in model.parameters()), flops
+        return None
 
 
 def trials_of(points: Sequence[Point], seeds: int, folder: Path) -> list[Trial]:
@@ -196,7 +264,7 @@ def claimed(folder: Path, sweep: Mapping[str, object]) -> Iterator[int]:
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.is_file():
             write_atomically(path, text.encode())
-        elif path.read_text() != text:
+        elif path.read_bytes() != text.encode():
             raise UserError(
                 f'{folder} holds another sweep, as {path} says: give another --out, or the config '
                 'and the arguments of then'
@@ -301,12 +369,21 @@ class Workers:
             self._processes.discard(process)
         printed = log.read_text(errors='replace')
         if status < 0:
-            raise UserError(f'{tool}: ended by {signal.Signals(-status).name}')
+            known = {number.value: number.name for number in signal.Signals}
+            raise UserError(f'{tool}: ended by {known.get(-status, f"signal {-status}")}')
         if status:
-            lines = [line.strip() for line in printed.splitlines() if line.strip()]
-            errors = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')]
-            raise UserError(f'{tool}: {(errors or lines or [f"exit status {status}"])[-1]}')
+            raise UserError(f'{tool}: {_reason(printed) or f"exit status {status}"}')
         return printed
+
+
+def _reason(printed: str) -> str:
+    """Why a tool has failed, out of all it has printed: a line, or nothing."""
+    lines = [line.rstrip() for line in printed.splitlines() if line.strip()]
+    errors = [line.removeprefix('error: ') for line in lines if line.startswith('error: ')]
+    if not errors and (starts := [i for i, line in enumerate(lines) if _TRACEBACK in line]):
+        # Below the frames, which are indented. A message may go on for lines.
+        errors = [line for line in lines[starts[-1] + 1 :] if not line.startswith(' ')][:1]
+    return (errors or lines or [''])[-1].strip()
 
 
 def _places(jobs: int) -> list[dict[str, str]]:

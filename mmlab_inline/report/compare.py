@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..utils import UserError, counted
-from .curves import draw_several, foremost, run_style
+from .curves import draw_several, foremost, label_of, run_style
 from .evaluation import RECALLS, in_unit
 from .figures import finish_precision_recall, to_svg
 from .page import Page, figure, paragraph, table
@@ -125,7 +125,7 @@ def _draw_precision_recall(reports: Mapping[str, RunReport], names: Sequence[str
     for axis, title in zip(drawing.subplots(1, len(titles), squeeze=False)[0], titles, strict=True):
         for name, report in reports.items():
             if curve := report.curves.get(title):
-                label = f'{name} {in_unit(np.mean(curve), bool(report.percent))}'
+                label = f'{label_of(name)} {in_unit(np.mean(curve), bool(report.percent))}'
                 axis.plot(RECALLS, curve, label=label, **run_style(names.index(name)))
         drawn = [report for report in reports.values() if title in report.curves]
         finish_precision_recall(axis, title, all(report.percent for report in drawn))

@@ -63,7 +63,7 @@ def draw_several(records: Mapping[str, Record]) -> Figure:
             steps, values = record.series(name)
             if steps:
                 style = run_style(index, points=name in metrics)
-                axis.plot(steps, values, ms=4, label=run, **style)
+                axis.plot(steps, values, ms=4, label=label_of(run), **style)
         _finish(axis, {'loss': 'training loss', 'lr': 'learning rate'}.get(name, name), False)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
@@ -80,6 +80,11 @@ def draw_several(records: Mapping[str, Record]) -> Figure:
 def legend_height(count: int) -> float:
     """Inches that a legend of so many runs takes in small type."""
     return 0.3 + 0.19 * count
+
+
+def label_of(run: str) -> str:
+    """The name of a run in a legend, which leaves out what begins with an underscore."""
+    return f' {run}' if run.startswith('_') else run
 
 
 def run_style(index: int, lines: bool = True, points: bool = False) -> dict[str, str]:

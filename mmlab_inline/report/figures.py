@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
 from .evaluation import RECALLS, Evaluation
@@ -20,11 +21,24 @@ _MAX_LINES = 10
 
 def to_svg(figure: Figure) -> str:
     """An SVG element for a page, on no ground, with its text as text."""
-    file = io.StringIO()
     with matplotlib.rc_context({'svg.fonttype': 'none', 'svg.hashsalt': None}):
-        figure.savefig(file, format='svg', transparent=True, metadata={'Date': None})
-    svg = file.getvalue()
+        svg = _saved(figure, format='svg', transparent=True, metadata={'Date': None}).decode()
     return svg[svg.index('<svg') :].replace(_INK, 'currentColor').replace(_GROUND, 'var(--ground)')
+
+
+def to_png(figure: Figure) -> bytes:
+    """A PNG file."""
+    return _saved(figure, format='png', dpi=120)
+
+
+def _saved(figure: Figure, **settings: object) -> bytes:
+    """A file of a figure whose texts are what they say: names may have ``$``, which is no math."""
+    file = io.BytesIO()
+    with matplotlib.rc_context({'text.parse_math': False}):  # of ticks that are yet to come
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)
+        figure.savefig(file, **settings)
+    return file.getvalue()
 
 
 def has_names(evaluation: Evaluation) -> bool:

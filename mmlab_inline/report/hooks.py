@@ -1,6 +1,5 @@
 """What a run leaves without being asked: its curves, and a report of every evaluation."""
 
-import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from ..utils import UserError, counted, one_line, write_atomically
 from .cost import Stopwatch, model_cost
 from .curves import draw_curves
 from .detection import DetectionCollector
+from .figures import to_png
 from .record import read_record
 from .run_report import RunReport
 from .segmentation import SegmentationCollector
@@ -53,9 +53,8 @@ class CurvesHook(Hook):
         try:
             record = read_record(runner.work_dir)
             if record.train:
-                file = io.BytesIO()
-                draw_curves(record).savefig(file, format='png', dpi=120)
-                write_atomically(Path(runner.work_dir, 'curves.png'), file.getvalue())
+                picture = to_png(draw_curves(record))
+                write_atomically(Path(runner.work_dir, 'curves.png'), picture)
         except Exception as error:
             runner.logger.warning(f'curves.png is not drawn: {_reason(error)}')
 

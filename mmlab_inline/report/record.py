@@ -86,10 +86,10 @@ def _is_training(entry: dict[str, float]) -> bool:
 
 
 def _read_entries(path: Path) -> Iterator[dict[str, float]]:
-    for line in path.read_text().splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError:
+        except ValueError:
             continue  # the line is being written, or the run was killed while it was
         if isinstance(entry, dict) and 'step' in entry:
             yield entry

@@ -5,15 +5,16 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from ..analysis.sweep import Point, Trial
 from ..utils import counted, write_atomically
-from .curves import draw_several, headlines, legend_height, run_style
+from .curves import draw_several, headlines, label_of, legend_height, run_style
 from .figures import to_svg
 from .page import Page, figure, paragraph, table
 from .record import Record, metrics_of, read_record
@@ -86,10 +87,10 @@ def sweep_table(rows: Sequence[Row]) -> tuple[list[str], list[list[object]]]:
     Seeds are those that have the foremost metric: COCO's has none where nothing is detected.
     """
     metrics = _metrics(rows)
-    keys = list(rows[0].point.values)
-    headings = [*keys, *(name for metric in metrics for name in (metric, f'± {metric}')), 'seeds']
-    headings += ['parameters, M', 'FLOPs, G', 's/step', 'memory, MiB', 'failed']
-    return headings, [
+    found = [*(name for metric in metrics for name in (metric, f'± {metric}')), 'seeds']
+    found += ['parameters, M', 'FLOPs, G', 's/step', 'memory, MiB', 'failed']
+    keys = [_heading(key, rows[0].point, {*found, 'runs'}) for key in rows[0].point.values]
+    return [*keys, *found], [
         [
             *row.point.values.values(),
             *(number for metric in metrics for number in mean_and_spread(row.values(metric))),
@@ -102,6 +103,14 @@ def sweep_table(rows: Sequence[Row]) -> tuple[list[str], list[list[object]]]:
         ]
         for row in rows
     ]
+
+
+def _heading(key: str, point: Point, others: Collection[str]) -> str:
+    """The key of a varied setting as the point has it, or the whole where another column has it."""
+    if key not in others:
+        return key
+    # What is varied comes last.
+    return next((full for full in reversed(point.options) if full.endswith(f'.{key}')), key)
 
 
 def _failures(row: Row, metrics: Sequence[str]) -> Iterator[str]:
@@ -189,11 +198,13 @@ def _draw_cost(rows: Sequence[Row], metric: str) -> Figure:
             mean, spread = mean_and_spread(row.values(metric))
             if mean is not None:
                 style = run_style(index, lines=False, points=True)
-                bars = dict(capsize=3, label=row.point.label)
+                bars = dict(capsize=3, label=label_of(row.point.label))
                 axis.errorbar(cost(row), mean, spread or 0, **bars, **style)
         known = [value for value in map(cost, drawn) if value > 0]
         if known and max(known) > 10 * min(known):  # else one costly run squeezes the others
             axis.set_xscale('log')
+            axis.xaxis.set_major_formatter(LogFormatter())  # plain numbers, no math
+            axis.xaxis.set_minor_formatter(LogFormatter())
         axis.set(xlabel=label)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel=metric)

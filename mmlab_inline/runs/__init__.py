@@ -4,6 +4,7 @@ from .amp import amp_dtype, check_amp, confine_autocast, describe_amp, enable_am
 from .leftovers import check_leftovers
 from .loaders import without_contradictions
 from .metrics import check_metric_names, metric_names, prepare_metrics
+from .parts import check_parts
 from .screen import ProgressHook, import_quietly, silenced, tidy_screen
 from .work_dir import (
     INTERRUPTED,
@@ -21,6 +22,7 @@ __all__ = [
     'check_amp',
     'check_leftovers',
     'check_metric_names',
+    'check_parts',
     'confine_autocast',
     'describe_amp',
     'enable_amp',

@@ -10,7 +10,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmlab_inline import InLinePVT, InLineSwin
-from mmlab_inline.analysis.flops import Cost, build_meta, count_backbone, count_config, count_model
+from mmlab_inline.analysis.flops import (
+    Cost,
+    DoesNotRunError,
+    build_meta,
+    count_backbone,
+    count_config,
+    count_model,
+)
 from mmlab_inline.engine import load_config
 from mmlab_inline.mixers import TokenMixer
 from mmlab_inline.utils import UserError
@@ -509,7 +516,32 @@ def test_a_part_that_does_not_run_is_an_error():
 def test_parts_that_do_not_fit_are_an_error():
     cfg = load_config(str(CONFIGS / TINY_DETECTOR))
     cfg.model.neck.in_channels = [1, 2, 3, 4]
-    with pytest.raises(UserError, match='does not run'):
+    with pytest.raises(DoesNotRunError, match='does not run'):
+        count_config(cfg)
+
+
+@pytest.mark.parametrize(
+    'run',
+    [
+        lambda model: model(torch.rand(2, 4), torch.rand(2, 4)),
+        lambda model: model.bbox_head(torch.rand(2, 4)),
+        lambda model: model((torch.rand(2, 4),)),
+        lambda model: model(torch.rand(2, 4, device='meta').sum().item()),
+    ],
+    ids=['other arguments', 'other parts', 'other kinds', 'numbers'],
+)
+def test_what_cannot_be_called_is_no_fault_of_the_model(run):
+    with pytest.raises(UserError, match='cannot count this model') as info:
+        count_model(nn.Linear(4, 4), run)
+    assert not isinstance(info.value, DoesNotRunError)
+
+
+def test_heads_with_a_part_in_common_are_not_counted():
+    """That part makes the channels that the box head takes."""
+    cfg = load_config(str(CONFIGS / TINY_DETECTOR))
+    cfg.model.roi_head.shared_head = dict(type='ResLayer', depth=50, stage=3, stride=2)
+    cfg.model.roi_head.bbox_head.in_channels = 2048
+    with pytest.raises(UserError, match='a part in common'):
         count_config(cfg)
 
 

@@ -50,8 +50,18 @@ if rate == 'refused':
     print('error: the loss is not finite', file=sys.stderr)
     print('and some last words')
     sys.exit(2)
+if rate == 'signalled':
+    os.kill(os.getpid(), 40)
 if rate == 'crashed':
     raise ValueError('of the crash')
+if rate == 'chained':
+    try:
+        raise KeyError('first')
+    except KeyError:
+        raise RuntimeError(f'boom{chr(10)}  Compile with its advice{chr(10)}second line')
+if rate == 'grumbled':
+    print('no traceback', 'last words', sep=chr(10))
+    sys.exit(1)
 print('The last checkpoint is last.pth.')
 if rate != 'short':
     print('Test it with', '    python tools/test.py CONFIG \\'a b/last.pth\\'', sep=os.linesep)
@@ -59,6 +69,9 @@ if rate != 'short':
 TEST = """
 if rate == 'untestable':
     sys.exit(3)
+if rate == 'torn':
+    (folder / 'metrics.json').write_text('{')
+    sys.exit()
 (folder / 'metrics.json').write_text(json.dumps({'mIoU': 40.0 + int(args.checkpoint[0] == 'a')}))
 """
 # A sweep in a process of its own, to be killed.
@@ -118,6 +131,10 @@ def test_trains_and_tests_with_the_options(tools, tmp_path):
         ('killed', 'train: ended by SIGKILL'),
         ('refused', 'train: the loss is not finite'),
         ('crashed', 'train: ValueError: of the crash'),
+        ('signalled', 'train: ended by signal 40'),
+        ('chained', 'train: RuntimeError: boom'),
+        ('grumbled', 'train: last words'),
+        ('torn', 'metrics.json is no JSON'),
         ('short', 'no checkpoint was written'),
         ('untestable', 'test: exit status 3'),
     ],
@@ -125,7 +142,9 @@ def test_trains_and_tests_with_the_options(tools, tmp_path):
 def test_a_run_that_fails_has_a_reason_and_no_result(rate, reason, tools, tmp_path):
     trial = trial_of(tmp_path / 'out', rate)
     with claimed(tmp_path / 'out', {}) as lock:
-        assert list(Workers(tools, 'CONFIG', False, lock).run([trial])) == [(trial, reason)]
+        ((ended, found),) = Workers(tools, 'CONFIG', False, lock).run([trial])
+    assert ended is trial
+    assert found.endswith(reason)
     assert trial.result() is None
 
 
@@ -216,16 +235,35 @@ def test_folder_of_another_sweep(tmp_path):
         claimed(tmp_path / 'out', {**sweep, 'settings': {1: object, 'classes': {0, 9}}}),
     ):
         pass
+    (tmp_path / 'out/plan.json').write_bytes(b'\xff\xfe')
+    with pytest.raises(UserError, match='holds another'), claimed(tmp_path / 'out', sweep):
+        pass
     (tmp_path / 'file').touch()
     with pytest.raises(UserError, match='file cannot be written'), claimed(tmp_path / 'file', {}):
         pass
 
 
-@pytest.mark.parametrize('content', ['{"run":', '[]', '{"run": {"options": {}, "seed": 0}}'])
+OWN = '{"run": {"options": {"rate": "\'plain\'"}, "seed": 0}'
+
+
+@pytest.mark.parametrize(
+    'content',
+    [
+        '{"run":',
+        '[]',
+        '{"run": {"options": {}, "seed": 0}, "metrics": {}}',
+        f'{OWN}}}',
+        f'{OWN}, "metrics": null}}',
+        f'{OWN}, "metrics": {{"\xff": 1}}}}',
+    ],
+)
 def test_result_of_other_options_or_torn(content, tmp_path):
     trial = trial_of(tmp_path, 'plain')
     trial.folder.mkdir()
-    (trial.folder / 'result.json').write_text(content)
+    path = trial.folder / 'result.json'
+    path.write_text(f'{OWN}, "metrics": {{"mIoU": 1}}}}')
+    assert trial.result() == {'mIoU': 1}
+    path.write_bytes(content.encode('latin-1'))
     with pytest.raises(UserError, match='is not of this run'):
         trial.result()
 

@@ -116,7 +116,7 @@ def evaluate_objects(tmp_path, evaluate):
 
     def run(num_classes, num_images=6, size=(100, 140), find=True, **settings):
         draw = np.random.default_rng(2)
-        classes = tuple(f'class <{number}>' for number in range(num_classes))
+        classes = tuple(f'class <{number}> $x_{{$' for number in range(num_classes))
         dataset = Dataset(tmp_path, [size] * num_images, dict(classes=classes))
         content = dict(
             images=[

@@ -19,6 +19,13 @@ def test_resumed_run_continues(write_log, tmp_path):
     assert record.losses() == ['loss']
 
 
+def test_what_is_no_text_is_left_out(write_log, tmp_path):
+    write_log('1', train(10), train(20, 5.0))
+    path = tmp_path / '1/vis_data/scalars.json'
+    path.write_bytes(path.read_bytes().replace(b'5.0', b'\xff'))
+    assert read_record(tmp_path).series('loss') == ([10], [1.0])
+
+
 def test_new_run_in_the_same_folder_begins_again(write_log, tmp_path):
     write_log('20260101_120000', train(10), train(20), dict(mIoU=5.0, step=20))
     write_log('20260101_130000', train(5, 7.0))

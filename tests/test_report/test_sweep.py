@@ -1,15 +1,17 @@
 """The table and the page of a sweep, from folders of runs written by hand."""
 
 import csv
+import html
 import json
 import math
+import re
 
 import pytest
 
 from mmlab_inline.analysis.sweep import Point, trials_of
 from mmlab_inline.report import collect, sweep_table, write_sweep
 from mmlab_inline.report.record import Record
-from mmlab_inline.report.sweep import Row, _draw_cost, mean_record
+from mmlab_inline.report.sweep import Row, _draw_cost, _page, mean_record
 
 MIOU = {'inline': (40.0, 43.0, 46.0), 'soft<max>': (50.0,)}
 
@@ -71,6 +73,34 @@ def test_seeds_are_those_that_have_the_metric():
         headings, (line,) = sweep_table([Row(point, metrics)])
         found = dict(zip(headings, line, strict=True))
         assert (found['seeds'], found['failed']) == (seeds, failed)
+
+
+@pytest.mark.parametrize('key', ['failed', 'seeds', 'mIoU', '± mIoU', 'runs', 'lr'])
+def test_a_setting_called_as_a_column(key, tmp_path):
+    rows = [Row(Point({key: 'a'}, {f'other.{key}': 0, f'my.{key}': 'a'}, 1, 1), [{'mIoU': 5.0}])]
+    headings, _ = sweep_table(rows)
+    assert headings.count(key) == (key != 'runs')
+    write_sweep(tmp_path, 'config', rows)
+    (found,) = json.loads((tmp_path / 'sweep.json').read_text())
+    assert found[key if key == 'lr' else f'my.{key}'] == 'a'
+    assert (found['mIoU'], found['seeds'], found['failed']) == (5.0, 1, '')
+    assert found['runs'] == [{'mIoU': 5.0}]
+
+
+def test_names_in_figures_are_what_they_are(tmp_path):
+    """``$`` begins no formula, ``_`` hides nothing, and the numbers of axes are numbers."""
+    records = [Record([dict(step=1, loss=1.0, lr=1.0)], [{'step': 1, '$_{$': 1.0}])]
+    names = ['_hidden', 'a$x_{$', '$', '<&']
+    rows = [
+        Row(Point({name: 'b'}, {}, 10**6, 10 ** (9 + n)), [{'$_{$': 5.0}], records)
+        for n, name in enumerate(names)
+    ]
+    page = _page('config', rows).html()
+    assert 'mathdefault' not in page
+    assert page.count('$_{$') > 2
+    for name in names:
+        # In the legends of both figures.
+        assert len(re.findall(f'> ?{re.escape(html.escape(name))}=b</text>', page)) == 2
 
 
 def test_files(rows, tmp_path):

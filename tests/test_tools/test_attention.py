@@ -47,8 +47,8 @@ def tool(folder, tmp_path, monkeypatch, capsys):
     """Runs the tool in an empty folder; what it printed, or its only error."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, code=0):
-        arguments = [str(TOOL), CONFIG, *map(str, arguments), '--device', 'cpu', '--out', 'out']
+    def run(*arguments, code=0, out='out'):
+        arguments = [str(TOOL), CONFIG, *map(str, arguments), '--device', 'cpu', '--out', out]
         monkeypatch.setattr(sys, 'argv', arguments)
         with pytest.raises(SystemExit) as stop:
             runpy.run_path(str(TOOL), run_name='__main__')
@@ -127,6 +127,7 @@ def test_a_photograph_that_fails_costs_no_other(tool, folder, tmp_path, monkeypa
     [
         (('--query', '96,10'), r'--query 96,10 lies outside .*wide.png, .* 0,0 to 95,63'),
         (('--query', '10,63.9'), r'--query 10,63.9 lies outside'),
+        (('--query', '-0.2,0'), r'--query -0.2,0 lies outside'),
         (('--query', '10'), r"'10' is not X,Y, such as 320,200"),
         (
             ('--checkpoint', '{folder}/model.pth', *LINEAR),
@@ -142,6 +143,13 @@ def test_bad_input(tool, folder, arguments, message):
     images = [argument for argument in arguments[:1] if argument.endswith('.png')]
     line = tool(folder / 'wide.png', *images, *arguments[len(images) :], code=2)
     assert re.search(message, line)
+
+
+def test_a_file_in_place_of_the_folder_is_refused_at_once(tool, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(attention, 'measure', None)
+    (tmp_path / 'file').touch()
+    line = tool(folder / 'wide.png', code=2, out='file')
+    assert 'file cannot be written: File exists' in line
 
 
 def test_pixels_are_brought_to_tokens():

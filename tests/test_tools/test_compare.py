@@ -47,6 +47,7 @@ def runs(tmp_path):
                 classes=['road'],
                 per_class=dict(IoU=[60.25 + number]),
                 headline='IoU',
+                curves={'pixels': [0.5] * 101},
             )
             (tmp_path / name / 'report.json').write_text(json.dumps(vars(report)))
 
@@ -74,6 +75,16 @@ def test_names_with_brackets_are_shown(compare, runs, tmp_path):
     status, printed = compare('[mala,agent]', 'x[')
     assert status == 0
     assert [line.split()[0] for line in printed.splitlines()[1:3]] == ['[mala,agent]', 'x[']
+
+
+def test_names_in_figures_are_what_they_are(compare, runs, tmp_path):
+    for run, name in (('a/run', '_hidden'), ('b/run', 'a$x_{$')):
+        (tmp_path / run).rename(tmp_path / name)
+    status, _ = compare('_hidden', 'a$x_{$', '--out', 'all.html')
+    assert status == 0
+    page = (tmp_path / 'all.html').read_text()
+    for text in ('> _hidden<', '> _hidden 0.5', '>a$x_{$<', '>a$x_{$ 0.5'):
+        assert text in page
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,12 @@ def test_looks_again_where_the_run_is_newer(tmp_path, monkeypatch):
     assert all(run / 'iter_2.pth' in arguments for arguments in called)
 
 
+def test_as_many_runs_at_a_time_as_the_process_has_cores(monkeypatch):
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: {3, 5, 6})
+    monkeypatch.setattr(sys, 'argv', [str(TOOL)])
+    assert runpy.run_path(TOOL)['parse_args']().jobs == 3
+
+
 def test_wrong_attention_ends_before_the_first_run(tmp_path):
     command = [sys.executable, TOOL, '--quick', '--attentions', 'inlin', '--out', 'out']
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -21,6 +21,10 @@ pytest.importorskip('mmseg')
 
 SWEEP = str(ROOT / 'tools/sweep.py')
 ATTENTION = 'model.backbone.attention=inline,softmax'
+SWIN = (
+    "{'_delete_': True, 'type': 'mmlab_inline.InLineSwin', 'arch': {'embed_dims': 8, "
+    "'depths': (1, 1, 1, 1), 'num_heads': (1, 2, 4, 4), 'mlp_ratios': 4}}"
+)
 
 
 @pytest.fixture(scope='module')
@@ -71,6 +75,34 @@ def sweep(config, tmp_path, monkeypatch, capsys):
             ['--vary', ATTENTION, '--vary', 'model.backbone.window_size=7,0'],
             'attention=inline model.backbone.window_size=0: the model does not build',
         ),
+        (['--vary', 'model.neck.in_channels=[1,2,3,4]'], 'the model does not run'),
+        (['--vary', 'model.decode_head.in_index=[0,1,2,7]'], 'the model does not run'),
+        (['--vary', 'train_cfg.max_iters=6,0'], 'train_cfg.max_iters=0 must be a whole number'),
+        (['--vary', 'train_cfg.val_interval=2.5'], 'train_cfg.val_interval=2.5 must be a whole'),
+        (['--vary', 'test_dataloader.batch_size=abc'], "test_dataloader.batch_size='abc' must be"),
+        (['--vary', 'param_scheduler.1.type=NoSuch'], 'param_scheduler.1: NoSuch is unknown'),
+        (['--vary', 'param_scheduler.0.start_factor=2'], 'param_scheduler does not build'),
+        (['--vary', 'param_scheduler=None,fast'], 'param_scheduler does not build'),
+        (['--vary', 'train_cfg=6'], 'train_cfg=6 must be a dict'),
+        (['--vary', 'val_evaluator.type=NoSuch'], 'val_evaluator: NoSuch is unknown'),
+        (['--vary', "custom_hooks=[{'type': 'No'}]"], 'custom_hooks.0: No is unknown'),
+        (['--vary', 'val_cfg.type=NoSuch'], 'val_cfg: NoSuch is unknown'),
+        (
+            ['--vary', 'train_dataloader.dataset.pipeline.1.type=NoSuch'],
+            'train_dataloader.dataset.pipeline.1: NoSuch is unknown',
+        ),
+        (['--vary', 'test_evaluator=None'], 'there is no test_evaluator'),
+        (['--vary', "randomness={'seed':3},{'seed':4}"], "as randomness={'seed':3}"),
+        (['--vary', 'work_dir=a,b'], 'work_dir=b: this is the same run as work_dir=a'),
+        (['--vary', 'train_pipeline=[],None'], 'this is the same run as train_pipeline=[]'),
+        (
+            [
+                *('--vary', 'model.backbone.attention=inline,softmax'),
+                *('--vary', 'model.backbone.init_cfg=None'),
+                *('--vary', f'model.backbone={SWIN}'),
+            ],
+            'this is the same run as model.backbone.attention=inline',
+        ),
     ],
 )
 def test_refuses_in_a_line_before_it_runs(arguments, message, sweep):
@@ -104,6 +136,38 @@ def test_plan_has_all_combinations_with_their_cost(config):
         assert type(model.backbone).__name__ == 'ResNet'
         assert point.params == sum(p.numel() for p in model.parameters())
         assert point.flops == count_config(cfg)[''].flops
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        # Takes images of its own size alone, which is not that of published tables.
+        {
+            'model.backbone': dict(
+                type='BEiT',
+                img_size=64,
+                patch_size=16,
+                embed_dims=24,
+                num_layers=4,
+                num_heads=2,
+                out_indices=(0, 1, 2, 3),
+                _delete_=True,
+            ),
+            'model.neck.in_channels': [24] * 4,
+        },
+        # Takes more than maps.
+        {
+            'model.decode_head': dict(
+                type='PointHead', in_channels=[64], in_index=[0], channels=8, _delete_=True
+            )
+        },
+    ],
+    ids=['size', 'head'],
+)
+def test_a_model_that_cannot_be_counted_may_run(options, config):
+    options = {**options, 'model.decode_head.num_classes': 4}
+    (point,) = plan(config, [('optim_wrapper.optimizer.lr', {'1e-4': 1e-4})], options, False)
+    assert point.flops is None
 
 
 def test_values_in_brackets_are_printed(capsys):

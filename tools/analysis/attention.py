@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--per-head', action='store_true', help='a map a head, not their mean')
     parser.add_argument('--seed', type=int, default=0, help='of the queries that are measured')
     parser.add_argument('--device', help='default: the GPU, or the CPU if there is none')
+    # What argparse takes for a value, not for an option: -0.2,0 too, which check_queries refuses.
+    parser._negative_number_matcher = re.compile(r'-[\d.]')
     return parser.parse_args()
 
 
@@ -112,6 +115,10 @@ def main() -> None:
         frames = list(read_frames(sources, predictor.read_image, failures))
         for frame in frames:
             check_queries(args.query or (), frame)
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f'--out {args.out} cannot be written: {error.strerror}') from None
         for frame in frames:
             failing = recorded(failures, frame.file_name, 'cannot be looked at')
             with console.status(frame.file_name), failing:
