@@ -27,9 +27,12 @@ if os.environ.get('MMLAB_INLINE_TEST_GPU') != 'cuda':
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    # The processes of one run must agree on the names, and an address is each one's own.
-    if ' at 0x' in item.nodeid:
-        raise pytest.UsageError(f'{item.nodeid} has an address for a name: give it ids')
+    # The processes of one run must agree on the names; an address is each one's own, and so is the
+    # order of a set.
+    values = item.callspec.params.values() if hasattr(item, 'callspec') else ()
+    sets = [value for value in values if isinstance(value, set | frozenset)]
+    if ' at 0x' in item.nodeid or any(str(value) in item.nodeid for value in sets):
+        raise pytest.UsageError(f'{item.nodeid} has another name in each process: give it ids')
 
 
 @pytest.fixture(scope='session', autouse=True)

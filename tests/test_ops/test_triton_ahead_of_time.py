@@ -15,7 +15,7 @@ fused = importlib.import_module('mmlab_inline.ops.inline_attention_fused')
 if not fused._INSTALLED or os.environ.get('TRITON_INTERPRET') == '1':
     pytest.skip('needs triton as a compiler, and torch 2.7', allow_module_level=True)
 
-from triton import knobs  # noqa: E402
+knobs = pytest.importorskip('triton.knobs', reason='reaches into Triton as it is since 3.4')
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.runtime import driver, jit  # noqa: E402
 
