@@ -9,6 +9,7 @@ mmcv.ops asks when it is imported, and say when they are called that they need a
 Nothing but torch and torchvision is imported: any program that imports mmcv.ops comes through here.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
@@ -345,6 +346,7 @@ def modulated_deform_conv_forward(
     **geometry: int,
 ) -> None:
     """Deformable convolution with a factor for each sample: ``mask``."""
+    offset, mask = _as_read(offset, output), _as_read(mask, output)
     arguments = _conv_arguments(input, weight, offset, mask, bias if with_bias else None)
     output.copy_(_ops.deform_conv2d(*arguments, *_v2_geometry(**geometry), True))
 
@@ -368,14 +370,15 @@ def modulated_deform_conv_backward(
     **geometry: int,
 ) -> None:
     """Gradients of :func:`modulated_deform_conv_forward`."""
+    offset, mask = _as_read(offset, grad_output), _as_read(mask, grad_output)
     arguments = _conv_arguments(input, weight, offset, mask, bias if with_bias else None)
     grads = _ops._deform_conv2d_backward(
         _widen(grad_output), *arguments, *_v2_geometry(**geometry), True
     )
-    for target, grad in zip(
-        (grad_input, grad_weight, grad_offset, grad_mask), grads[:4], strict=True
-    ):
-        target.copy_(grad)
+    grad_input.copy_(grads[0])
+    grad_weight.copy_(grads[1])
+    _write_as_read(grad_offset, grads[2])
+    _write_as_read(grad_mask, grads[3])
     if with_bias:
         grad_bias.copy_(grads[4])
 
@@ -474,6 +477,29 @@ def _deform_attn(
         # Level by level: only one level's samples are in memory at a time.
         output = output + (samples * weights[:, :, :, level]).sum(dim=-1)
     return output.view(batch, heads * dim, queries).transpose(1, 2).contiguous()
+
+
+def _as_read(places: Tensor, output: Tensor) -> Tensor:
+    """Offsets or masks (B, channels, H, W) as mmcv reads them: as if of the output's size.
+
+    DyHead has those of the map before the output; its weights are trained so.
+    """
+    shape = (places.shape[1], *output.shape[2:])
+    if places.shape[1:] == shape:
+        return places
+    places, count = places.flatten(1), math.prod(shape)
+    if places.shape[1] < count:
+        raise ValueError(
+            f'deformable convolution: too few offsets or masks for an output of {shape[1:]}'
+        )
+    return places[:, :count].unflatten(1, shape)
+
+
+def _write_as_read(target: Tensor, grad: Tensor) -> None:
+    """Write the gradient of what :func:`_as_read` has read; of what it has not, it is 0."""
+    grad = grad.flatten(1)
+    missing = math.prod(target.shape[1:]) - grad.shape[1]
+    target.copy_(F.pad(grad, (0, missing)).view(target.shape))
 
 
 def _conv_arguments(

@@ -321,6 +321,34 @@ def test_samples_at_no_place_are_zero():
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+def test_offsets_of_a_bigger_map_are_read_as_mmcv_reads_them():
+    """One after another from the first on, whatever their rows: DyHead has such."""
+    x, weight = torch.randn(2, 2, 4, 5).double(), torch.randn(3, 2, 3, 3).double()
+    offset, mask = torch.randn(2, 18, 8, 10).double(), torch.rand(2, 9, 8, 10).double()
+    own = [
+        torch.stack([t.reshape(-1)[: c * 20].reshape(c, 4, 5) for t in places])
+        for places, c in ((offset, 18), (mask, 9))
+    ]
+    expected = ops.modulated_deform_conv2d(x, *own, weight, None, 1, 1)
+    assert torch.equal(ops.modulated_deform_conv2d(x, offset, mask, weight, None, 1, 1), expected)
+
+    def function(*tensors):
+        return ops.modulated_deform_conv2d(*tensors, None, 1, 1)
+
+    assert gradcheck(function, leaves(x[:1], offset[:1], mask[:1], weight))
+    with pytest.raises(ValueError, match=r'too few offsets or masks for an output of \(4, 5\)'):
+        function(x, offset[..., :2], mask, weight)
+
+
+@pytest.mark.filterwarnings('ignore')  # of mmcv's own layers
+def test_dyhead():
+    necks = pytest.importorskip('mmdet.models.necks')
+    maps = [torch.randn(1, 16, size, size, requires_grad=True) for size in (16, 8, 4)]
+    outs = necks.DyHead(16, 16, num_blocks=1)(maps)
+    sum(out.sum() for out in outs).backward()
+    assert all(x.grad.isfinite().all() and x.grad.any() for x in maps)
+
+
 def test_focal_loss_of_infinite_logits():
     logits = torch.tensor([[9.0, -torch.inf, torch.inf], [-torch.inf, torch.inf, -9.0]])
     logits.requires_grad_()
