@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmlab_inline import backbones, choices
 from mmlab_inline.own_data.readers import formats
@@ -17,6 +18,7 @@ TOOLS = [
     for pattern in ('*.py', 'analysis/*.py', 'dataset/*.py')
     for path in sorted((ROOT / 'tools').glob(pattern))
 ]
+TORCH = tuple(map(int, torch.__version__.split('.')[:2]))
 # Each takes a second or so, matplotlib and OpenCV half of one.
 SLOW = {'torch', 'torchvision', 'timm', 'mmcv', 'mmdet', 'mmseg', 'cv2', 'matplotlib', 'triton'}
 
@@ -50,6 +52,9 @@ def test_import_takes_no_torch(name):
     assert not modules & SLOW
 
 
+@pytest.mark.skipif(
+    TORCH < (2, 14), reason='mmengine takes torch.distributed.fsdp, which took the compiler in 2.7'
+)
 @pytest.mark.parametrize('name', ['InLineAttention', 'InLinePVT', 'InLineSwin'])
 def test_classes_take_torch_without_its_compiler(name):
     modules = modules_after(f'from mmlab_inline import {name}; {name}')

@@ -36,7 +36,7 @@ from ..mixers import (
     resolve_attention,
     shortest_attention,
 )
-from ..utils import check_flag, check_positive, check_whole, is_whole, one_of, whole_pair
+from ..utils import check_flag, check_positive, check_whole, is_whole, one_of
 from .pretrained import load_pretrained
 
 LEAF_MODULES = (
@@ -397,8 +397,9 @@ def pretrain_grids(size: int | Sequence[int], patch_sizes: Sequence[int]) -> lis
     """
     size = (size, size) if is_whole(size) else size
     strides = list(accumulate(patch_sizes, int.__mul__))
-    if min(whole_pair('pretrain_img_size', size)) < strides[-1]:
+    sides = size if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or not all(map(is_whole, sides)) or min(sides) < strides[-1]:
         raise ValueError(
             f'pretrain_img_size={size} must be (H, W) in pixels, each at least {strides[-1]}'
         )
-    return [tuple(side // stride for side in size) for stride in strides]
+    return [tuple(side // stride for side in sides) for stride in strides]

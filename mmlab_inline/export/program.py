@@ -274,7 +274,9 @@ def export_program(module: ExportModule) -> torch.export.ExportedProgram:
     from torch.fx.experimental import _config
 
     batch, height, width = EXAMPLE_SHAPE
-    dynamic = torch.export.Dim.DYNAMIC(min=1)
+    dynamic = torch.export.Dim.DYNAMIC
+    if callable(dynamic):  # PyTorch 2.7 takes no bounds
+        dynamic = dynamic(min=1)
     sizes = {0: dynamic, 2: dynamic, 3: dynamic}
     if module.boxes:
         batch = sizes[0] = 1

@@ -205,8 +205,8 @@ class CSwinStripeAttention(CSwinAttention):
         # (B, H, W, 3, branches, C / branches)
         parts = qkv(x).unflatten(2, (3, len(self), -1)).unflatten(1, hw_shape)
         outs = [
-            self._attend_in_stripes(branch, part, vertical)
-            for branch, part, vertical in zip(self, parts.unbind(4), (True, False), strict=False)
+            self._attend_in_stripes(branch, part, vertical=index == 0)
+            for index, (branch, part) in enumerate(zip(self, parts.unbind(4), strict=True))
         ]
         out = outs[0] if len(outs) == 1 else torch.cat(outs, -1)
         return proj(out.flatten(1, 2))

@@ -365,7 +365,7 @@ def test_per_stage_numbers_must_fit(cls, build_narrow):
     [
         ({'in_channels': 0}, 'in_channels=0 must be positive'),
         ({'pretrain_img_size': 8}, r'pretrain_img_size=\(8, 8\) must be \(H, W\) in pixels'),
-        ({'pretrain_img_size': 224.0}, 'pretrain_img_size=224.0 must be two numbers'),
+        ({'pretrain_img_size': 224.0}, r'pretrain_img_size=224.0 must be \(H, W\) in pixels'),
         ({'depths': (0,) * 4}, r'arch depths=[(0, )]+ must be positive'),
         ({'depths': (1.5,) * 4}, r'arch depths\[0\]=\d\.\d must be a positive whole'),
         ({'frozen_stages': '1'}, r"frozen_stages='1' must lie in -1\.\."),

@@ -274,7 +274,7 @@ def test_exports_take_the_plain_form(kernels):
         def forward(self, x: Tensor) -> Tensor:
             return call(inline_attention_fused, {**inputs, 'x': x}, (2, 3), 2)
 
-    program = torch.export.export(Attention(), (inputs['x'],))
+    program = torch.export.export(Attention(), (inputs['x'],), strict=False)
     traced = torch.jit.trace(Attention(), inputs['x'], check_trace=False)
     for graph in (program.graph, traced.inlined_graph):
         assert 'baddbmm' in str(graph)
@@ -318,7 +318,7 @@ def test_plain_form_where_a_kernel_does_not_compile(kernels, not_tried_yet, monk
         results = [
             run(inline_attention_fused, inputs, (5, 7), 3, dtype=torch.float32) for _ in range(2)
         ]
-    assert len(record) == 1
+    assert len([said for said in record if 'Triton kernels' in str(said.message)]) == 1
     expected = run(inline_attention_fast, inputs, (5, 7), 3, dtype=torch.float32)
     for result in results:
         assert all(torch.equal(result[name], expected[name]) for name in expected)
@@ -331,12 +331,13 @@ def test_plain_form_where_a_kernel_does_not_compile(kernels, not_tried_yet, monk
 def test_one_line_where_triton_cannot_compile_its_launcher(
     variable, value, kernels, not_tried_yet, monkeypatch, tmp_path
 ):
-    from triton.runtime.build import compile_module_from_src
-
+    build = importlib.import_module('triton.runtime.build')
+    if not hasattr(build, 'compile_module_from_src'):
+        pytest.skip('Triton before 3.4 compiles its launcher elsewhere')
     monkeypatch.delenv('CC', raising=False)
     monkeypatch.setenv(variable, value)
     monkeypatch.setenv('TRITON_CACHE_DIR', str(tmp_path))
-    start = partial(compile_module_from_src, '#include <Python.h>', 'launcher')
+    start = partial(build.compile_module_from_src, '#include <Python.h>', 'launcher')
     monkeypatch.setattr(kernels, '_launch_moments', lambda *args, **kwargs: start())
     x = torch.ones(1, 2, 8, device=DEVICE)
     with pytest.warns(UserWarning, match='without its Triton kernels: ') as record:
