@@ -40,6 +40,9 @@ def one_thread() -> None:
     # Tensors here are so small that a second thread mostly waits: three times slower on a busy CPU.
     torch.set_num_threads(1)
     os.environ.setdefault('OMP_NUM_THREADS', '1')  # in the programs that tests start
+    # The first backward pass decides whether autograd has threads, with which no process may fork;
+    # after fake tensors of a GPU it would want some.
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)

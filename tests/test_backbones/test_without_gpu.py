@@ -9,6 +9,7 @@ import importlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from mmlab_inline.ops import dispatch
 fused = importlib.import_module('mmlab_inline.ops.inline_attention_fused')
 
 
+@cache
 def asks_for_a_driver() -> bool:
     """As PyTorch 2.7 does for random numbers that are none."""
     try:
@@ -32,11 +34,16 @@ def asks_for_a_driver() -> bool:
     return False
 
 
-pytestmark = pytest.mark.skipif(asks_for_a_driver(), reason='fake tensors need a driver here')
 needs_triton = pytest.mark.skipif(not fused._INSTALLED, reason='needs triton and torch 2.7')
 BACKBONES = [getattr(backbones, name) for name in backbones.__all__]
 AUTOCAST = [None, torch.float16, torch.bfloat16]
 FORMS = ['plain', pytest.param('kernels', marks=needs_triton)]
+
+
+@pytest.fixture(autouse=True)
+def no_driver() -> None:
+    if asks_for_a_driver():
+        pytest.skip('fake tensors need a driver here')
 
 
 @contextmanager
