@@ -161,7 +161,13 @@ def within_rounding(target):
     return pytest.approx(target, abs=max(0.01 * target, half))
 
 
-@pytest.mark.parametrize('path', TARGETS)
+@pytest.mark.parametrize(
+    'path',
+    [
+        pytest.param(path, marks=pytest.mark.long if '-pvt-m' in path or '-pvt-l' in path else ())
+        for path in TARGETS
+    ],
+)
 def test_published_tables(path):
     cost = count_config(load_config(str(CONFIGS / path)))['']
     params, multiply_accumulates = TARGETS[path]
