@@ -4,6 +4,7 @@ _base_ = '../detection/inline_pvt/mask-rcnn_inline-pvt-t_fpn_1x_coco.py'
 data_root = 'work_dirs/demo/data/coco/'
 classes = ('circle', 'ring', 'cross')
 image_size = (160, 160)
+roi_layer = dict(sampling_ratio=2)  # mmdet's 0 samples large RoIs most, a quarter of the time here
 
 model = dict(
     backbone=dict(
@@ -24,9 +25,9 @@ model = dict(
         anchor_generator=dict(scales=[5], ratios=[1.0], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
+        bbox_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=len(classes)),
-        mask_roi_extractor=dict(out_channels=64),
+        mask_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
         mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, num_classes=len(classes)),
     ),
     train_cfg=dict(

@@ -63,6 +63,8 @@ def enable_amp(cfg: Config, train: bool) -> str:
         return f'{describe_amp(device, dtype)} with {scaling}'
     else:
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
+        for setting in ('loss_scale', 'dtype', 'use_fsdp'):  # AmpOptimWrapper's own
+            cfg.optim_wrapper.pop(setting, None)
     return describe_amp(device)
 
 
@@ -154,9 +156,20 @@ def _confined(forward: Callable, *args: object, **settings: object) -> object:
 def _lowered(
     forward: Callable, device: str, dtype: torch.dtype, *args: object, **settings: object
 ) -> object:
+    if device == 'cpu':
+        # In bfloat16 a CPU convolves channels-last maps; PyTorch puts others in that order at each
+        # convolution, as slowly as it convolves. Only maps of levels: heads flatten those of RoIs.
+        args = [
+            tree_map(_channels_last, arg) if isinstance(arg, list | tuple) else arg for arg in args
+        ]
     with torch.autocast(device, dtype):
         out = forward(*args, **settings)
     return tree_map(lambda leaf: leaf.float() if _is_of(leaf, dtype) else leaf, out)
+
+
+def _channels_last(leaf: object) -> object:
+    is_map = isinstance(leaf, Tensor) and leaf.ndim == 4
+    return leaf.contiguous(memory_format=torch.channels_last) if is_map else leaf
 
 
 def _is_of(leaf: object, dtype: torch.dtype) -> bool:

@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
 from mmlab_inline.runs import amp, check_amp, confine_autocast, describe_amp, enable_amp, replaced
@@ -87,6 +88,31 @@ def test_autocast_reaches_networks_alone():
                 assert (dtype is torch.bfloat16) == name.startswith(NETWORKS), name
             assert (x @ x.mT).dtype is torch.bfloat16  # on again behind it
         assert set(dtypes(twin, x).values()) == {torch.float32}
+
+
+def test_maps_of_levels_are_as_the_cpu_convolves_them():
+    class Neck(nn.Module):
+        def forward(self, maps, roi_map):
+            assert not roi_map.is_contiguous(memory_format=torch.channels_last)
+            self.seen = [x.is_contiguous(memory_format=torch.channels_last) for x in maps]
+            return [x * 2 for x in maps]
+
+    class Segmentor(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.neck = Neck()
+
+        def forward(self, maps):
+            return self.neck(maps, maps[0])
+
+    model = Segmentor()
+    confine_autocast(model)
+    maps = [torch.randn(2, 3, size, 5) for size in (6, 4)]
+    for lower in (True, False):
+        with torch.autocast('cpu', torch.bfloat16, enabled=lower):
+            out = model(maps)
+        assert model.neck.seen == [lower] * 2
+        assert all(torch.equal(x * 2, y) for x, y in zip(maps, out, strict=True))
 
 
 def test_mmdets_classes_have_these_names():
@@ -172,3 +198,6 @@ def test_precision_of_the_config(settings, words, monkeypatch):
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     used = AmpOptimWrapper(**wrapper, optimizer=optimizer).cast_dtype
     assert str(used or torch.float16).removeprefix('torch.') == dtype
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    enable_amp(cfg, train=True)
+    OPTIM_WRAPPERS.build({**cfg.optim_wrapper, 'optimizer': optimizer})
