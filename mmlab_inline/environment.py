@@ -64,7 +64,7 @@ OWN_VARIABLES = 'MMLAB_INLINE_'
 MATCHING = '{pip} uninstall -y torch torchvision && {pip} install torch torchvision'
 SYMPTOMS = (
     (r'torchvision::nms|torchvision that belongs|PyTorch and torchvision were compiled', MATCHING),
-    (r'\btorch(vision)?/\S*: undefined symbol', MATCHING),
+    (r'-packages/torch(vision)?/\S*: undefined symbol', MATCHING),
     (r"No module named 'mmcv\._ext'", '{own}'),
     (r'mmcv/_ext\S*: undefined symbol', '{mmcv}'),
     (r'libGL', '{pip} install --no-deps --force-reinstall {headless}'),

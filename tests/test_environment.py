@@ -213,6 +213,7 @@ def test_mmcv_that_is_not_there(tmp_path):
     assert "No module named 'mmcv.__init__'" in printed[1]
 
 
+SITE = '/home/me/torch/lib/python3.11/site-packages'  # an environment of that name
 # Not pip's --force-reinstall, which takes the newest of what torch requires along.
 ANEW = f'uninstall -y torch torchvision && {sys.executable} -m pip install torch torchvision'
 
@@ -232,10 +233,10 @@ ANEW = f'uninstall -y torch torchvision && {sys.executable} -m pip install torch
             'major versions. PyTorch has CUDA Version=13.0 and torchvision has CUDA Version=12.8.',
             ANEW,
         ),
-        ('torch', 'ImportError: /env/torch/lib/libtorch_cuda.so: undefined symbol: ncclSend', ANEW),
-        ('torchvision', 'ImportError: /env/torchvision/_C.so: undefined symbol: _ZN3c10', ANEW),
-        ('cv2', 'ImportError: /env/cv2/cv2.abi3.so: undefined symbol: png_free', 'docs/install.md'),
-        ('mmcv.ops', 'ImportError: /e/mmcv/_ext.c-311.so: undefined symbol: _Z', 'dir onedl-mmcv'),
+        ('torch', f'ImportError: {SITE}/torch/lib/libtorch_cuda.so: undefined symbol: nccl', ANEW),
+        ('torchvision', f'ImportError: {SITE}/torchvision/_C.so: undefined symbol: _ZN3c10', ANEW),
+        ('cv2', f'ImportError: {SITE}/cv2/cv2.abi3.so: undefined symbol: png', 'docs/install.md'),
+        ('mmcv.ops', f'ImportError: {SITE}/mmcv/_ext.so: undefined symbol: _Z', 'dir onedl-mmcv'),
         ('cv2', 'ImportError: libGL.so.1: cannot open', "opencv-python-headless<4.13'"),
         ('mmdet', 'AssertionError: MMCV==2.2.0 is used but incompatible', "'mmcv-lite>=2.1,<2.2'"),
         (
