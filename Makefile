@@ -13,7 +13,11 @@ TRIED := python3 python3.13 python3.12 python3.11 /usr/bin/python3
 BASE = $(or $(call first,$(or $(BASE_PYTHON),$(FOLDER)/bin/python),99),\
 	$(if $(BASE_PYTHON),,$(call first,$(TRIED),13)),\
 	$(error no Python 3.11 to 3.13 runs as $(or $(BASE_PYTHON),$(TRIED)); \
-	apt-get install python3 python3-venv, or name one: make BASE_PYTHON=/path/to/python3.13))
+	$(or $(NEWER),apt-get install python3 python3-venv), or name one: \
+	make BASE_PYTHON=/path/to/python3.13))
+# Said where one is here: apt-get would bring its release again.
+NEWER = $(if $(BASE_PYTHON),,$(patsubst %,make BASE_PYTHON=% takes the newer one,\
+	$(call first,$(TRIED),99)))
 make_environment = $(BASE) tools/setup_env.py
 
 ifeq ($(origin PYTHON),command line)

@@ -11,6 +11,7 @@ Nothing but torch and torchvision is imported: any program that imports mmcv.ops
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
@@ -26,8 +27,8 @@ try:
 except (ImportError, OSError, RuntimeError, AttributeError) as error:
     raise ImportError(
         f'mmcv.ops needs the torchvision that belongs to torch {torch.__version__} '
-        f'({" ".join(str(error).split())[:200]}); install both from one index, in one command: '
-        'pip install --force-reinstall torch torchvision'
+        f'({" ".join(str(error).split())[:200]}); install both anew, from one index: '
+        'pip uninstall -y torch torchvision && pip install torch torchvision'
     ) from None
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -40,8 +41,10 @@ def get_compiler_version() -> str:
 
 
 def get_compiling_cuda_version() -> str:
-    """CUDA release that the kernels are for, or 'not available'."""
-    return torch.version.cuda if torchvision.version.cuda else 'not available'
+    """CUDA release that the kernels are for (ROCm's on AMD's GPUs), or 'not available'."""
+    # torchvision's builds for the CPU, and those for ROCm, do not have the name.
+    cuda = torch.version.cuda if getattr(torchvision.version, 'cuda', None) else None
+    return cuda or torch.version.hip or 'not available'
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -92,7 +95,8 @@ def softnms(
     while start < count:
         left = table[start:count, 4]
         # A score that is not a number is never the larger one, and never replaced where it stands.
-        best = 0 if left[0].isnan() else int(left.nan_to_num(nan=-torch.inf).argmax())
+        ranked = left.nan_to_num(-torch.inf, torch.inf, -torch.inf)
+        best = 0 if left[0].isnan() else int(ranked.argmax())
         if best:
             pair = torch.tensor([start, start + best])
             table[pair] = table[pair.flip(0)]
@@ -303,10 +307,9 @@ def deform_conv_backward_input(
     **geometry: int,
 ) -> None:
     """Gradients of :func:`deform_conv_forward` with respect to the map and the offsets."""
-    arguments = _conv_arguments(input, weight, offset)
-    grads = _ops._deform_conv2d_backward(
-        _widen(grad_output), *arguments, *_v1_geometry(**geometry), False
-    )
+    settings = _v1_geometry(**geometry)
+    arguments = _conv_arguments(input, weight, _off_the_edge(offset, weight, settings))
+    grads = _ops._deform_conv2d_backward(_widen(grad_output), *arguments, *settings, False)
     grad_input.copy_(grads[0])
     grad_offset.copy_(grads[2])
 
@@ -370,11 +373,11 @@ def modulated_deform_conv_backward(
     **geometry: int,
 ) -> None:
     """Gradients of :func:`modulated_deform_conv_forward`."""
+    settings = _v2_geometry(**geometry)
     offset, mask = _as_read(offset, grad_output), _as_read(mask, grad_output)
+    offset = _off_the_edge(offset, weight, settings)
     arguments = _conv_arguments(input, weight, offset, mask, bias if with_bias else None)
-    grads = _ops._deform_conv2d_backward(
-        _widen(grad_output), *arguments, *_v2_geometry(**geometry), True
-    )
+    grads = _ops._deform_conv2d_backward(_widen(grad_output), *arguments, *settings, True)
     grad_input.copy_(grads[0])
     grad_weight.copy_(grads[1])
     _write_as_read(grad_offset, grads[2])
@@ -396,17 +399,15 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
 
 
 def _refuse(op: str) -> NoReturn:
-    for name in ('onedl-mmcv', 'mmcv', 'mmcv-lite'):
-        try:
-            mmcv = f'{name.removesuffix("-lite")}=={version(name)}'
-            break
-        except PackageNotFoundError:
-            mmcv = 'onedl-mmcv'
+    how = '"Compiling mmcv" in docs/install.md of mmlab-inline'
+    with suppress(PackageNotFoundError):  # upstream's mmcv: compiling that one was not tried
+        how = (
+            f'with a C++ compiler ({"and nvcc, " if torch.cuda.is_available() else ""}{how}): '
+            'pip install --force-reinstall --no-deps --no-build-isolation --no-cache-dir '
+            f'onedl-mmcv=={version("onedl-mmcv")}'
+        )
     raise NotImplementedError(
-        f'{op} of mmcv.ops needs a compiled mmcv, torchvision has no such op; with a C++ compiler '
-        f'({"and nvcc, " if torch.cuda.is_available() else ""}"Compiling mmcv" in docs/install.md '
-        'of mmlab-inline): pip install --force-reinstall --no-deps --no-build-isolation '
-        f'--no-cache-dir {mmcv}'
+        f'{op} of mmcv.ops needs a compiled mmcv, it is none of those served without; {how}'
     )
 
 
@@ -519,6 +520,20 @@ def _conv_arguments(
     if bias is None:
         bias = weight.new_zeros(len(weight))
     return tuple(map(_widen, (input, weight, offset, mask, bias)))
+
+
+def _off_the_edge(offset: Tensor, weight: Tensor, geometry: Sequence[int]) -> Tensor:
+    """Offsets whose samples at exactly -1 are far outside, where their gradient is 0.
+
+    So it is in mmcv; torchvision's is that of the inner side.
+    """
+    stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, *_ = geometry
+    y, x = _widen(offset).unflatten(1, (-1, *weight.shape[2:], 2)).unbind(4)
+    tap_h, tap_w, h, w = (torch.arange(size, device=offset.device) for size in y.shape[2:])
+    top = tap_h[:, None] * dilation_h + h * stride_h - pad_h
+    left = tap_w[:, None] * dilation_w + w * stride_w - pad_w
+    at_edge = (y + top[:, None, :, None] == -1) | (x + left[:, None] == -1)
+    return torch.stack((y.masked_fill(at_edge, _FAR), x), dim=4).flatten(1, 4)
 
 
 def _v1_geometry(

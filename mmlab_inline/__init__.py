@@ -27,6 +27,7 @@ __all__ = [
 _TOOLS = [environment.PACKAGE.parent / 'tools', environment.PACKAGE / '.mim' / 'tools']
 if any(Path(sys.argv[0]).resolve().is_relative_to(folder) for folder in _TOOLS if sys.argv[0]):
     sys.excepthook = environment.explain_import_error
+    environment.refuse_both_families()
 
 # Torch comes with the first of these that is used: --help of the tools does without.
 _PLACES = {

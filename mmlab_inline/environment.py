@@ -2,10 +2,8 @@
 
 Only the standard library is imported, because the report is for environments in which other imports
 fail; libraries are imported in processes of their own. tools/setup_env.py loads this file by its
-path, under any Python from 3.8 on, and shares what both need.
+path, under any Python from 3.11 on, and shares what both need.
 """
-
-from __future__ import annotations
 
 import json
 import os
@@ -15,12 +13,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, distributions, requires
 from pathlib import Path
 from traceback import walk_tb
 from types import TracebackType
 
 PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = (PACKAGE.parent / 'setup.cfg').is_file()  # which pip installs; a wheel does not stay
 LIBRARIES = ('torch', 'torchvision', 'timm', 'mmengine', 'mmcv', 'mmcv._ext', 'mmdet', 'mmseg')
 DOCS = ('mkdocs', 'material', 'mkdocstrings', 'latex2mathml')
 HEADLESS = 'opencv-python-headless'
@@ -59,15 +58,20 @@ VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'CUDA_VISIBLE_DEVICES', 'CUDA
 VARIABLES += ('TRITON_INTERPRET', 'PYTHONPATH')
 OWN_VARIABLES = 'MMLAB_INLINE_'
 
-# What an import says when it fails, and what helps: {pip} installs, {mmcv} takes an mmcv without
-# compiled ops, {own} installs this package anew. docs/install.md has the same and more.
-MATCHING = '{pip} --force-reinstall torch torchvision'
+# What an import says when it fails, and what helps: {mmcv} takes an mmcv without compiled ops,
+# {own} installs this package anew, {headless} is the OpenCV that is there. docs/install.md has the
+# same and more. --force-reinstall would take along the newest of what both require, such as NumPy.
+MATCHING = '{pip} uninstall -y torch torchvision && {pip} install torch torchvision'
 SYMPTOMS = (
-    (r'torchvision::nms|torchvision that belongs', MATCHING),
+    (r'torchvision::nms|torchvision that belongs|PyTorch and torchvision were compiled', MATCHING),
+    (r'-packages/torch(vision)?/\S*: undefined symbol', MATCHING),
     (r"No module named 'mmcv\._ext'", '{own}'),
-    (r'undefined symbol', '{mmcv}'),
-    (r'libGL', '{pip} --no-deps --force-reinstall ' + HEADLESS),
-    (r'MMCV==.* is used but incompatible', "{pip} 'mmcv-lite>=2.1,<2.2', or the onedl family"),
+    (r'mmcv/_ext\S*: undefined symbol', '{mmcv}'),
+    (r'libGL', '{pip} install --no-deps --force-reinstall {headless}'),
+    (
+        r'MMCV==.* is used but incompatible',
+        "{pip} install 'mmcv-lite>=2.1,<2.2', or the onedl family",
+    ),
 )
 
 UNKNOWN = 'see "When something goes wrong" in docs/install.md'
@@ -161,8 +165,29 @@ def both_families(names: Iterable[str], python: str) -> str | None:
     both = ' '.join(families[0] + families[1])
     return (
         f'both families of mm libraries are installed ({both}), each over the other; '
-        f"{python} -m pip uninstall -y {both} && {python} -m pip install -e '.[onedl]'"
+        f'{python} -m pip uninstall -y {both} && {python} -m pip install {_libraries("onedl")}'
     )
+
+
+def refuse_both_families() -> None:
+    """Ends a tool where both families are installed; it only looks for their metadata."""
+    names = {name for rows in FAMILIES.values() for row in rows.values() for name in row}
+    found = [name for name in names if next(iter(distributions(name=name)), None)]
+    both = both_families(found, shlex.quote(sys.executable))
+    if both:
+        print(f'error: {both}', file=sys.stderr)
+        sys.exit(2)
+
+
+def _libraries(family: str, *extras: str) -> str:
+    """Returns what pip is to install for all libraries of a family, quoted for a shell."""
+    if CHECKOUT:
+        return f"-e '.[{','.join((family, *extras))}]'"
+    try:
+        found = [requirement.partition(';') for requirement in requires('mmlab-inline') or ()]
+    except PackageNotFoundError:
+        found = [(row[0], '', family) for row in FAMILIES[family].values()]
+    return shlex.join(name.strip() for name, _, extra in found if not extra or family in extra)
 
 
 def ops_without_cuda(compiled: str) -> str:
@@ -176,7 +201,7 @@ def ops_without_cuda(compiled: str) -> str:
             'mmcv is compiled for the CPU only, which hides the ops that run on the GPU; '
             f'rm {shlex.quote(compiled)}'
         )
-    pip = f'{shlex.quote(sys.executable)} -m pip install'
+    pip = f'{shlex.quote(sys.executable)} -m pip'
     return f'torch has CUDA, torchvision has not; {MATCHING.format(pip=pip)}'
 
 
@@ -198,10 +223,11 @@ def remedy_for(missing: Sequence[str], python: str, family: str) -> str:
     """
     own = ('mmlab_inline', 'mmcv._ext')  # one distribution
     if any(name in LIBRARIES and name not in own for name in missing):
-        return f"{python} -m pip install -e '.[{family},dev]'"
+        return f'{python} -m pip install {_libraries(family, "dev")}'
     commands = []
     if any(name in own for name in missing):
-        commands.append(f'{python} -m pip install --no-deps -e .')
+        anew = '-e .' if CHECKOUT else '--force-reinstall /path/to/mmlab_inline-*.whl'
+        commands.append(f'{python} -m pip install --no-deps {anew}')
     if any(name in DOCS for name in missing):
         commands.append(f'{python} -m pip install -r requirements/docs.txt')
     tools = [name for name in missing if name not in (*own, *DOCS)]
@@ -340,13 +366,16 @@ def find_problems(facts: dict[str, dict], installed: dict[str, str]) -> Iterator
 
 
 def _remedy(error: str, missing: str | None, python: str, installed: dict[str, str]) -> str:
-    family, pip = family_of(installed), f'{python} -m pip install'
+    family, pip = family_of(installed), f'{python} -m pip'
+    for_screens = [n for n in OPENCV if n in installed and not n.endswith('headless')]
     for pattern, remedy in SYMPTOMS:
         if re.search(pattern, error):
             return remedy.format(
                 pip=pip,
                 mmcv=mmcv_remedy(python, family),
                 own=remedy_for(['mmlab_inline'], python, family),
+                headless=' '.join(f'{name}-headless=={installed[name]}' for name in for_screens)
+                or f"'{HEADLESS}<4.13'",
             )
     if not missing:
         return UNKNOWN
@@ -355,7 +384,7 @@ def _remedy(error: str, missing: str | None, python: str, installed: dict[str, s
     if top == 'mmcv' and (torn or there):
         return mmcv_remedy(python, family)
     if there:  # pip takes it for whole
-        return f'{pip} --force-reinstall --no-deps {there[0]}=={installed[there[0]]}'
+        return f'{pip} install --force-reinstall --no-deps {there[0]}=={installed[there[0]]}'
     return remedy_for([top], python, family)
 
 

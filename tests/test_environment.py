@@ -60,7 +60,7 @@ def test_mmcv_whose_ops_do_not_load(tmp_path):
         **{f'{name}.py': '' for name in healthy},
         'torch.py': 'class cuda: is_available = bool\nclass version: cuda = None',
         'mmcv/__init__.py': '__version__ = "2.3.6"',
-        'mmcv/ops.py': 'raise ImportError("_ext.so: undefined symbol: _ZN3c105ErrorC2E")',
+        'mmcv/ops.py': 'raise ImportError("/mmcv/_ext.so: undefined symbol: _ZN3c105ErrorC2E")',
         'mmcv/_ext.py': '',
         'mmdet.py': 'raise AssertionError("MMCV==2.2.0 is used but incompatible.\\n Take 2.1")',
         'mmseg.py': '__version__ = "1.4.2"',
@@ -69,7 +69,7 @@ def test_mmcv_whose_ops_do_not_load(tmp_path):
     facts, problems = run_report(tmp_path)
     assert facts['torch'] == 'imports, CUDA not available, cuDNN None; no GPU'
     assert facts['mmcv'].startswith('2.3.6')
-    assert facts['mmcv.ops'].startswith('does not import: ImportError: _ext.so: undefined symbol')
+    assert facts['mmcv.ops'].startswith('does not import: ImportError: /mmcv/_ext.so: undefined')
     assert facts['mmseg'].startswith('1.4.2')
     ops, mmdet, own = problems
     assert ops.startswith('mmcv.ops does not import') and ' -m pip uninstall -y ' in ops
@@ -155,7 +155,7 @@ def test_two_versions_of_opencv():
     [
         ('/env/mmcv/_ext.so', 'not available', '; rm /env/mmcv/_ext.so'),
         ('/env/mmcv/_ext.so', '13.0', None),
-        ('', 'not available', 'pip install --force-reinstall torch torchvision'),
+        ('', 'not available', 'uninstall -y torch torchvision && {pip} install torch torchvision'),
         ('', '13.0', None),
     ],
 )
@@ -163,7 +163,9 @@ def test_gpu_and_who_serves_the_ops(compiled, cuda, problem):
     ops = {'version': '', 'cuda': cuda, 'compiled': compiled}
     facts = {'torch': {'version': '2', 'gpus': ['H200']}, 'mmcv.ops': ops}
     problems = list(environment.find_problems(facts, {}))
-    assert [text.endswith(problem) for text in problems] == ([True] if problem else [])
+    pip = f'{sys.executable} -m pip'
+    wanted = [problem.format(pip=pip)] if problem else []
+    assert len(problems) == len(wanted) and ''.join(problems).endswith(''.join(wanted))
     assert not list(environment.find_problems({**facts, 'torch': {'gpus': []}}, {}))
 
 
@@ -211,6 +213,11 @@ def test_mmcv_that_is_not_there(tmp_path):
     assert "No module named 'mmcv.__init__'" in printed[1]
 
 
+SITE = '/home/me/torch/lib/python3.11/site-packages'  # an environment of that name
+# Not pip's --force-reinstall, which takes the newest of what torch requires along.
+ANEW = f'uninstall -y torch torchvision && {sys.executable} -m pip install torch torchvision'
+
+
 @pytest.mark.parametrize(
     ('module', 'error', 'remedy'),
     [
@@ -219,13 +226,23 @@ def test_mmcv_that_is_not_there(tmp_path):
             "ImportError: No module named 'mmcv._ext'",
             'pip install --no-deps -e .',
         ),
-        ('timm', 'RuntimeError: operator torchvision::nms does not exist', 'torch torchvision'),
-        ('cv2', 'ImportError: libGL.so.1: cannot open', 'force-reinstall opencv-python-headless'),
+        ('timm', 'RuntimeError: operator torchvision::nms does not exist', ANEW),
+        (
+            'torchvision',
+            'RuntimeError: Detected that PyTorch and torchvision were compiled with different CUDA '
+            'major versions. PyTorch has CUDA Version=13.0 and torchvision has CUDA Version=12.8.',
+            ANEW,
+        ),
+        ('torch', f'ImportError: {SITE}/torch/lib/libtorch_cuda.so: undefined symbol: nccl', ANEW),
+        ('torchvision', f'ImportError: {SITE}/torchvision/_C.so: undefined symbol: _ZN3c10', ANEW),
+        ('cv2', f'ImportError: {SITE}/cv2/cv2.abi3.so: undefined symbol: png', 'docs/install.md'),
+        ('mmcv.ops', f'ImportError: {SITE}/mmcv/_ext.so: undefined symbol: _Z', 'dir onedl-mmcv'),
+        ('cv2', 'ImportError: libGL.so.1: cannot open', "opencv-python-headless<4.13'"),
         ('mmdet', 'AssertionError: MMCV==2.2.0 is used but incompatible', "'mmcv-lite>=2.1,<2.2'"),
         (
             'mmcv.ops',
             'ImportError: mmcv.ops needs the torchvision that belongs to torch 2.12.1 (no nms)',
-            'force-reinstall torch torchvision',
+            ANEW,
         ),
         ('mmdet', "ModuleNotFoundError: No module named 'mmdet'", "-e '.[onedl,dev]'"),
         ('mmseg', "ModuleNotFoundError: No module named 'ftfy'", '-m pip install ftfy'),
@@ -236,6 +253,44 @@ def test_remedies(module, error, remedy):
     (problem,) = problems_of(**{module: error})
     assert problem.startswith(f'{module} does not import: {error}; ')
     assert remedy in problem
+
+
+@pytest.mark.parametrize(
+    ('installed', 'headless'),
+    [
+        ({'opencv-python': '4.12.0.88'}, 'opencv-python-headless==4.12.0.88'),
+        ({'opencv-contrib-python': '4.11'}, 'opencv-contrib-python-headless==4.11'),
+        (dict.fromkeys(environment.OPENCV[:2], '4.11'), 'opencv-python-headless==4.11'),
+    ],
+)
+def test_opencv_without_libgl_is_of_the_version_that_is_there(installed, headless):
+    (problem,) = problems_of(installed, cv2='ImportError: libGL.so.1: cannot open')
+    assert problem.endswith(f'--no-deps --force-reinstall {headless}')
+
+
+@pytest.mark.parametrize('family', environment.FAMILIES)
+def test_remedies_where_there_is_no_checkout(monkeypatch, family):
+    """A wheel does not stay: its requirements are named."""
+    monkeypatch.setattr(environment, 'CHECKOUT', False)
+    required = ['torch>=2.7', 'onedl-mmcv>=2; extra == "onedl"', 'mmdet>=3 ; extra == "openmmlab"']
+    monkeypatch.setattr(environment, 'requires', lambda name: [*required, 'ruff; extra == "dev"'])
+    own = {'onedl': 'onedl-mmcv>=2', 'openmmlab': 'mmdet>=3'}[family]
+    remedy = environment.remedy_for(['mmseg'], 'py', family)
+    assert remedy == f"py -m pip install 'torch>=2.7' '{own}'"
+    (problem,) = problems_of(mmcv="ImportError: No module named 'mmcv._ext'")
+    assert problem.endswith('install --no-deps --force-reinstall /path/to/mmlab_inline-*.whl')
+    both = environment.both_families(['onedl-mmcv', 'mmcv'], 'py')
+    assert both.endswith("&& py -m pip install 'torch>=2.7' 'onedl-mmcv>=2'")
+
+
+def test_remedy_where_the_metadata_are_gone(monkeypatch):
+    def fail(name):
+        raise environment.PackageNotFoundError(name)
+
+    monkeypatch.setattr(environment, 'CHECKOUT', False)
+    monkeypatch.setattr(environment, 'requires', fail)
+    remedy = environment.remedy_for(['mmseg'], 'py', 'openmmlab')
+    assert remedy == 'py -m pip install mmengine mmcv-lite mmdet mmsegmentation'
 
 
 @pytest.mark.parametrize(
@@ -304,6 +359,23 @@ def test_tool_on_a_library_that_does_not_import(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count('\n') == 1
     assert done.stderr.startswith('error: torch does not import: OSError: libc10.so is torn; ')
+
+
+@pytest.mark.parametrize('tool', ['train.py', 'infer.py', 'analysis/get_flops.py'])
+@pytest.mark.parametrize('names', [('onedl-mmcv', 'mmcv-lite'), ('mmengine', 'onedl_mmdetection')])
+def test_tool_where_both_families_are_installed(tmp_path, tool, names):
+    """Both import, one's files among the other's: it says so before anything is done."""
+    for name in names:
+        (tmp_path / f'{name.replace("-", "_")}-2.0.dist-info').mkdir()
+        text = f'Metadata-Version: 2.1\nName: {name}\nVersion: 2.0\n'
+        (tmp_path / f'{name.replace("-", "_")}-2.0.dist-info/METADATA').write_text(text)
+    env = {**os.environ, 'PYTHONPATH': f'{tmp_path}{os.pathsep}{ROOT}'}
+    command = [sys.executable, str(ROOT / 'tools' / tool), 'config.py', 'x.pth', 'image.png']
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and not done.stdout and done.stderr.count('\n') == 1
+    assert done.stderr.startswith('error: both families of mm libraries are installed (')
+    assert ' -m pip uninstall -y onedl-mm' in done.stderr
+    assert done.stderr.endswith(" -m pip install -e '.[onedl]'\n")
 
 
 def test_import_error_that_is_not_of_the_environment(monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """What tools/setup_env.py and the Makefile decide, not what they install."""
 
+import configparser
 import importlib.util
 import os
 import re
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / 'tools' / 'setup_env.py'
@@ -60,19 +62,42 @@ def replace(path, old, new):
     path.write_text(text.replace(old, new))
 
 
-def read_pins(family):
+def of_python(lines, python):
+    """Requirements of a release of Python, name to specifier."""
+    found = [Requirement(line) for line in lines if line and not line.startswith('#')]
+    found = [r for r in found if not r.marker or r.marker.evaluate({'python_version': python})]
+    assert len(found) == len({r.name for r in found})
+    return {r.name: r.specifier for r in found}
+
+
+def read_pins(family, python='3.11'):
     """Every requirement of a family, name to version."""
     lines = [line for path in family.requirements for line in (ROOT / path).read_text().split('\n')]
-    pins = [line.split('==') for line in lines if line and not line.startswith('#')]
-    assert len(pins) == len(dict(pins))
-    return dict(pins)
+    pins = {name: str(specifier) for name, specifier in of_python(lines, python).items()}
+    assert all(re.fullmatch(r'==[\d.]+', pin) for pin in pins.values())
+    return {name: pin.removeprefix('==') for name, pin in pins.items()}
+
+
+@pytest.mark.parametrize('python', ['3.11', '3.13', '3.14'])
+@pytest.mark.parametrize('name', ['onedl', 'openmmlab'])
+def test_every_requirement_of_the_project_is_pinned_once(env, name, python):
+    mmcv = env.environment.FAMILIES[name]['mmcv'][0]
+    pins = read_pins(env.FAMILIES[name], python)
+    assert {'torch', 'torchvision', mmcv, env.HEADLESS} <= pins.keys()
 
 
 @pytest.mark.parametrize('name', ['onedl', 'openmmlab'])
-def test_every_requirement_of_the_project_is_pinned_once(env, name):
-    mmcv = env.environment.FAMILIES[name]['mmcv'][0]
+def test_extras_take_what_is_pinned(env, name):
+    """And no OpenCV that was not tried: its releases from 4.13 on take other libraries along."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    lines = config['options']['install_requires'] + config['options.extras_require'][name]
+    allowed = of_python(lines.split('\n'), '3.11')
     pins = read_pins(env.FAMILIES[name])
-    assert {'torch', 'torchvision', mmcv, env.HEADLESS} <= pins.keys()
+    for requirement in allowed.keys() & pins.keys():
+        assert pins[requirement] in allowed[requirement], requirement
+    if name == 'openmmlab':  # onedl's augmentation library has the same limit
+        assert '4.13.0.90' not in allowed['opencv-python']
 
 
 def test_every_requirement_file_is_of_a_family(env):
@@ -194,6 +219,18 @@ def test_an_environment_may_be_made_anew_by_its_own_python(env, family, monkeypa
     assert not list(family.venv.iterdir())
 
 
+def test_an_mmcv_that_pip_kept_compiled_does_not_come_back(env, family, monkeypatch):
+    """Removing the environment alone would bring the same one out of pip's cache."""
+    steps = []
+    monkeypatch.setattr(env, 'check_disk', lambda: None)
+    monkeypatch.setattr(env, 'step', lambda *arguments: steps.append(arguments))
+    monkeypatch.setattr(env.subprocess, 'run', lambda *_, **__: SimpleNamespace(returncode=0))
+    env.install(family)
+    (remedy,) = (remedy for _, title, _, remedy in steps if 'importing mmcv.ops' in title)
+    cache, _, anew = remedy.partition("-m pip cache remove 'onedl_mmcv*'; ")
+    assert anew == 'rm -rf .venv && make setup' and '-m mmlab_inline says' in cache
+
+
 def test_an_environment_stands_while_its_stamp_is_of_the_pins(env, family):
     stamp = family.venv / 'setup.stamp'
     (family.venv / 'bin').mkdir(parents=True)
@@ -261,6 +298,7 @@ def test_python_that_is_built_on(make, arguments, versions, chosen):
     [
         ('setup TRIED=python3', dict(python3='3.10.18'), '3.13 runs as python3; apt-get'),
         ('setup TRIED=python3', dict(python3='3.15.0'), 'make BASE_PYTHON=/path/to/python3.13'),
+        ('setup TRIED=python3', dict(python3='3.14.0'), 'make BASE_PYTHON=python3 takes the newer'),
         ('setup BASE_PYTHON=old', dict(python3='3.12.0', old='3.10.1'), 'runs as old; apt-get'),
         ('setup BASE_PYTHON=dead', dict(python3='3.12.0', dead='0'), 'runs as dead; apt-get'),
         ('test PYTHON=dead', dict(python3='3.12.0', dead='0'), 'PYTHON=dead is no Python that'),

@@ -63,6 +63,19 @@ def test_wheel_is_complete(site):
     assert (carried / 'model-index.yml').is_file()
 
 
+def test_remedies_name_the_libraries(site, tmp_path):
+    """There is no checkout to install."""
+    code = (
+        "from mmlab_inline import environment as e; print(e.remedy_for(['mmdet'], 'py', 'onedl'))"
+    )
+    env = {**os.environ, 'PYTHONPATH': str(site)}
+    command = [sys.executable, '-c', code]
+    said = subprocess.check_output(command, cwd=tmp_path, env=env, text=True)
+    assert said.startswith("py -m pip install 'torch>=2.7' torchvision ")
+    assert " 'onedl-mmdetection>=3" in said and '-e' not in said.split()
+    assert 'mmcv-lite' not in said and 'pytest' not in said
+
+
 def test_module_in_mmcvs_folder(site, tmp_path):
     """It joins an mmcv without compiled ops, and is all that lands there."""
     served = ROOT / 'mmcv_ops' / '_ext.py'

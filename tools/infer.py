@@ -114,7 +114,7 @@ def main() -> None:
             TimeRemainingColumn(),
         )
         start, count, total = time.perf_counter(), 0, count_frames(sources)
-        whole = False
+        whole = interrupted = False
         try:
             with Progress(*columns, console=console) as progress:
                 bar = progress.add_task('', total=total, rate='')
@@ -127,20 +127,20 @@ def main() -> None:
                     progress.update(bar, completed=count, rate=f'{rate:.1f} images/s')
             whole = True
         except KeyboardInterrupt:
-            pass
+            interrupted = True
         finally:
             said = writer.finish()
             seconds = time.perf_counter() - start
             speed = f'{counted(count, "image")} in {seconds:.1f} s ({count / seconds:.1f} images/s)'
             print(speed, *said, sep='; ')
             print_what_is_missing(left_out, failures)
-            if not whole:
+            if interrupted or (count and not whole):
                 print(
                     f'error: stopped after {count} of {total} images; the results are of these '
                     'alone, run again for all',
                     file=sys.stderr,
                 )
-    sys.exit(INTERRUPTED if not whole else int(bool(failures)))
+    sys.exit(INTERRUPTED if interrupted else int(bool(failures)))
 
 
 def print_what_is_missing(left_out: Sequence[Path], failures: Mapping[str, str]) -> None:

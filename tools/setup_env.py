@@ -225,7 +225,8 @@ def install(family: Family) -> None:
         family,
         'importing mmcv.ops, mmdet and mmseg',
         [python, '-c', 'import mmcv.ops, mmdet, mmseg'],
-        f'{python} -m mmlab_inline says what is wrong; rm -rf {family.folder} && {family.command}',
+        f'{python} -m mmlab_inline says what is wrong. If mmcv: pip kept one that was compiled; '
+        f"{python} -m pip cache remove 'onedl_mmcv*'; rm -rf {family.folder} && {family.command}",
     )
     stamp = family.venv / 'setup.stamp'
     stamp.with_suffix('.new').write_text(fingerprint(family, ROOT, VERSION))

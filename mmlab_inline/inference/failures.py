@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..utils import UserError, one_line
+from ..utils import is_for_user, one_line
 
 
 class Failure(Exception):
@@ -20,14 +20,12 @@ def recorded(failures: dict[str, str] | None, name: str, what: str) -> Iterator[
         what: In words, such as ``'cannot be read'``.
 
     Raises:
-        UserError: Raised within: what the user must put right concerns all images.
+        Exception: Raised within, and for the user: what must be put right concerns all images.
     """
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:  # decoders, transforms and models raise all kinds
-        if failures is None:
+        if failures is None or is_for_user(error):
             raise
         reason = str(error) if isinstance(error, Failure) else one_line(error)
         failures[name] = f'{what}: {reason}'

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from .atomic import write_atomically, written_atomically
-from .errors import UserError, exit_on_user_error, one_line
+from .errors import UserError, exit_on_user_error, is_for_user, one_line
 from .lazy import lazy_names
 from .names import check_keywords, did_you_mean, one_of
 from .numbers import check_flag, check_positive, check_whole, counted, is_whole, whole_pair
@@ -31,6 +31,7 @@ __all__ = [
     'counted',
     'did_you_mean',
     'exit_on_user_error',
+    'is_for_user',
     'is_whole',
     'lazy_names',
     'load_checkpoint',

@@ -13,12 +13,21 @@ class UserError(Exception):
     """Something the user can put right; the message says what is wrong and what to do."""
 
 
+def is_for_user(error: BaseException) -> bool:
+    """Whether an error's message says to the user what to do.
+
+    So does a :class:`UserError`, and an op of mmcv's that is not served without compiling it
+    (``mmcv_ops/_ext.py``).
+    """
+    refused = isinstance(error, NotImplementedError) and 'needs a compiled mmcv' in str(error)
+    return refused or isinstance(error, UserError)
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a :class:`UserError` as ``error: ...`` and exit with status 2.
+    """Print an error that is for the user as ``error: ...`` and exit with status 2.
 
-    So is an op of mmcv's that is not served without compiling it (``mmcv_ops/_ext.py``). Ctrl-C
-    exits with status 130, in one line too.
+    Ctrl-C exits with status 130, in one line too.
 
     With the environment variable ``MMLAB_INLINE_TRACEBACK=1`` it ends in a traceback: who plugs in
     modules of their own wants the line in them.
@@ -29,9 +38,7 @@ def exit_on_user_error() -> Iterator[None]:
         print('error: stopped by Ctrl-C', file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (UserError, NotImplementedError) as error:
-        if isinstance(error, NotImplementedError) and 'needs a compiled mmcv' not in str(error):
-            raise
-        if os.environ.get('MMLAB_INLINE_TRACEBACK') == '1':
+        if not is_for_user(error) or os.environ.get('MMLAB_INLINE_TRACEBACK') == '1':
             raise
         print(f'error: {error}', file=sys.stderr)
         sys.exit(2)

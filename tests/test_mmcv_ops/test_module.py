@@ -61,7 +61,26 @@ def test_every_op_of_mmcv_is_served_or_refuses(ext, name):
         op(torch.rand(1), key=1)
     message = str(error.value)
     assert message.startswith(f'{name} of mmcv.ops needs a compiled mmcv')
-    assert '\n' not in message and 'pip install' in message
+    assert '\n' not in message and 'docs/install.md' in message
+
+
+@pytest.mark.parametrize('op', ['carafe_forward', 'roi_pool_forward'])
+@pytest.mark.parametrize('installed', [('onedl-mmcv', '2.3.6'), ('mmcv-lite', '2.1.0')])
+def test_command_is_that_of_a_tried_compile(ext, monkeypatch, op, installed):
+    def version(name):
+        if name == installed[0]:
+            return installed[1]
+        raise ext.PackageNotFoundError(name)
+
+    monkeypatch.setattr(ext, 'version', version)
+    with pytest.raises(NotImplementedError) as error:
+        getattr(ext, op)()
+    message = str(error.value)
+    assert 'no such op' not in message  # torchvision has another roi_pool
+    if installed[0] == 'onedl-mmcv':
+        assert message.endswith(' --no-cache-dir onedl-mmcv==2.3.6')
+    else:
+        assert 'pip' not in message and message.endswith('docs/install.md of mmlab-inline')
 
 
 def test_max_mode_of_roi_align_is_refused(served):
@@ -76,6 +95,25 @@ def test_other_attributes_are_absent(ext):
 def test_versions(ext):
     assert torchvision.__version__ in ext.get_compiler_version()
     assert ext.get_compiling_cuda_version() in (torch.version.cuda, 'not available')
+
+
+@pytest.mark.parametrize(
+    ('torch_cuda', 'torchvision_cuda', 'hip', 'said'),
+    [
+        ('13.0', 13000, None, '13.0'),
+        ('13.0', None, None, 'not available'),
+        (None, None, None, 'not available'),
+        (None, None, '6.4.1', '6.4.1'),
+    ],
+)
+def test_release_of_cuda(ext, monkeypatch, torch_cuda, torchvision_cuda, hip, said):
+    """torchvision has the name `version.cuda` in its builds for CUDA only."""
+    monkeypatch.setattr(torch.version, 'cuda', torch_cuda)
+    monkeypatch.setattr(torch.version, 'hip', hip)
+    monkeypatch.delattr(torchvision.version, 'cuda', raising=False)
+    if torchvision_cuda:
+        monkeypatch.setattr(torchvision.version, 'cuda', torchvision_cuda, raising=False)
+    assert ext.get_compiling_cuda_version() == said
 
 
 # Called by name, and no part of what torchvision documents.
@@ -140,4 +178,4 @@ def test_torchvision_that_does_not_fit_is_one_line(load_ext, monkeypatch, tmp_pa
     with pytest.raises(ImportError) as error:
         load_ext()
     message = str(error.value)
-    assert '\n' not in message and 'pip install --force-reinstall torch torchvision' in message
+    assert '\n' not in message and message.endswith('&& pip install torch torchvision')

@@ -1,5 +1,8 @@
 """mmcv's ops as they are served from torchvision and PyTorch."""
 
+import itertools
+import math
+
 import pytest
 import torch
 from mmcv import ops
@@ -9,6 +12,7 @@ from mmcv.ops.multi_scale_deform_attn import (
 )
 from safetensors.torch import load_file
 from torch.autograd import gradcheck
+from torch.nn.modules.utils import _pair
 from torchvision.ops import box_iou
 
 from . import values
@@ -108,6 +112,16 @@ def test_nms_at_the_very_overlap(offset):
         if overlap:
             below = overlap * (1 - 1e-6)
             assert len(ops.nms(pair, torch.tensor([0.9, 0.8]), below, offset=offset)[1]) == 1
+
+
+def test_soft_nms_takes_the_best_score_whatever_it_is():
+    boxes = torch.tensor([[0.0, 0, 1, 1]]) + 9 * torch.arange(4)[:, None]
+    largest = torch.finfo(torch.float32).max
+    _, kept = ops.soft_nms(boxes, torch.tensor([0.5, largest, torch.inf, torch.nan]))
+    assert kept.tolist() == [2, 1, 0, 3]
+    low = torch.tensor([-torch.inf, torch.nan, -largest])
+    _, kept = ops.soft_nms(boxes[:3], low, min_score=-torch.inf)
+    assert kept.tolist() == [2, 1, 0]
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
@@ -319,6 +333,52 @@ def test_samples_at_no_place_are_zero():
     torch.testing.assert_close(out, expected)
     gradients = torch.autograd.grad(out.sum(), (x, offset, weight))
     assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize('modulated', [False, True])
+@pytest.mark.parametrize(
+    ('stride', 'padding', 'dilation', 'kernel'), [(1, 1, 1, 3), (2, (3, 1), 2, (3, 2))]
+)
+@pytest.mark.parametrize('groups', [1, 2])
+def test_samples_at_exactly_minus_1_have_no_gradient(
+    assert_near, modulated, stride, padding, dilation, kernel, groups
+):
+    """mmcv takes them for outside; beside, the derivative is that of the inner side."""
+    x, weight = torch.randn(2, 2, 6, 7).double(), torch.randn(3, 2, *_pair(kernel)).double()
+    settings = stride, padding, dilation, 1, groups
+
+    def gradients(shift):
+        out = torch.nn.functional.conv2d(x, weight, None, stride, padding, dilation)
+        taps = groups * math.prod(_pair(kernel))
+        offset = torch.full((2, 2 * taps, *out.shape[2:]), shift, dtype=torch.float64)
+        mask = torch.ones(2, taps, *out.shape[2:], dtype=torch.float64)
+        leaves = [t.clone().requires_grad_() for t in (x, offset, weight, mask)]
+        if modulated:
+            out = ops.modulated_deform_conv2d(*leaves[:2], leaves[3], leaves[2], None, *settings)
+        else:
+            out = ops.deform_conv2d(*leaves[:3], *settings)
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+        return [leaf.grad for leaf in (leaves if modulated else leaves[:3])]
+
+    at, beside = gradients(0.0), gradients(1e-9)
+    at_edge = _samples_at_edge(at[1], kernel, stride, padding, dilation)
+    assert at_edge.any() and not at_edge.all()
+    assert not at[1][at_edge].any() and beside[1][at_edge].any()
+    beside[1][at_edge] = 0
+    for actual, expected in zip(at, beside, strict=True):
+        assert_near(actual, expected, 1e-6)
+
+
+def _samples_at_edge(offset, kernel, stride, padding, dilation):
+    """Loops over all samples of the map without offsets."""
+    at_edge = torch.zeros_like(offset, dtype=torch.bool)
+    (tall, wide), (top, left) = _pair(kernel), _pair(padding)
+    for channel, row, column in itertools.product(*map(range, offset.shape[1:])):
+        tap = channel // 2 % (tall * wide)
+        y = row * stride - top + tap // wide * dilation
+        x = column * stride - left + tap % wide * dilation
+        at_edge[:, channel, row, column] = -1 in (y, x)
+    return at_edge
 
 
 def test_offsets_of_a_bigger_map_are_read_as_mmcv_reads_them():

@@ -163,12 +163,12 @@ def test_images_that_fail_do_not_stop_the_others(infer, folder):
     assert {each['image_id'] for each in found} <= {image['id'] for image in index['images']}
 
 
-def failing_model(monkeypatch, error, width):
-    """Raises for every batch with an image of that width."""
+def failing_model(monkeypatch, error, *widths):
+    """Raises for every batch with an image of these widths, or for every batch."""
     from mmseg.models import EncoderDecoder
 
     def test_step(self, data, step=EncoderDecoder.test_step):
-        if any(sample.ori_shape[1] == width for sample in data['data_samples']):
+        if not widths or any(s.ori_shape[1] in widths for s in data['data_samples']):
             raise error
         return step(self, data)
 
@@ -206,6 +206,14 @@ def test_what_is_there_when_it_stops_is_written(infer, folder, monkeypatch, inte
     assert len(errors) == (1 if interrupted else 2)
     index = json.loads(Path('seen/images.json').read_text())
     assert [Path(image['file_name']).stem for image in index['images']] == ['1']
+
+
+@pytest.mark.parametrize('options', [(), ('--batch-size', '3'), ('--tile', '64')])
+def test_an_op_that_is_not_served_is_one_line(infer, folder, monkeypatch, options):
+    """Not one for each image."""
+    refused = NotImplementedError('carafe_forward of mmcv.ops needs a compiled mmcv, ...')
+    failing_model(monkeypatch, refused)
+    assert infer('mmseg', folder / 'images', *options, code=2) == [f'error: {refused}']
 
 
 def test_a_video_is_closed_when_it_stops(infer, monkeypatch):
