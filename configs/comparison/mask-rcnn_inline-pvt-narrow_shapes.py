@@ -1,13 +1,9 @@
 # Mask R-CNN on a narrow InLine-PVT and drawn shapes, in which attentions are compared.
 _base_ = '../demo/mask-rcnn_inline-pvt-demo_shapes.py'
 
-roi_layer = dict(sampling_ratio=0)
 model = dict(
     backbone=dict(pretrain_img_size=160),
-    roi_head=dict(
-        bbox_roi_extractor=dict(roi_layer=roi_layer),
-        mask_roi_extractor=dict(roi_layer=roi_layer),
-    ),
+    train_cfg=dict(rcnn=dict(sampler=dict(num=48))),
 )
 
 # 800 images / 4 = 200 iterations. Batches of 4 learn more of them than batches of 8.

@@ -4,7 +4,6 @@ _base_ = '../detection/inline_pvt/mask-rcnn_inline-pvt-t_fpn_1x_coco.py'
 data_root = 'work_dirs/demo/data/coco/'
 classes = ('circle', 'ring', 'cross')
 image_size = (160, 160)
-roi_layer = dict(sampling_ratio=2)  # mmdet's 0 samples large RoIs most, a quarter of the time here
 
 model = dict(
     backbone=dict(
@@ -25,15 +24,15 @@ model = dict(
         anchor_generator=dict(scales=[5], ratios=[1.0], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
+        bbox_roi_extractor=dict(out_channels=64),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=len(classes)),
-        mask_roi_extractor=dict(out_channels=64, roi_layer=roi_layer),
+        mask_roi_extractor=dict(out_channels=64),
         mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, num_classes=len(classes)),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=300, max_per_img=100),
-        rcnn=dict(sampler=dict(num=48, pos_fraction=0.5)),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100), rcnn=dict(max_per_img=20)),
 )
