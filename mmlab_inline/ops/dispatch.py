@@ -109,10 +109,10 @@ def fast_form_is_worth_its_launches(x: Tensor, kernels: bool) -> bool:
 def fewest_values_worth_launches(half: bool, kernels: bool) -> int | None:
     """The rule that keeps the linear form on a GPU that is faster than Python.
 
-    Triton's launches take Python longer than PyTorch's: the 17 of a module with the kernels 1 ms, the
-    21 of the linear form 0.6 ms in float32, 35 under autocast 0.8 ms. Measured on one H200 with PyTorch
-    2.11, 64 to 512 channels: from 3 million values in float32 and 12 million in half types the linear
-    form takes the GPU longer.
+    Triton's launches take Python longer than PyTorch's: the 17 of a module with the kernels 1 ms,
+    the 21 of the linear form 0.6 ms in float32, 35 under autocast 0.8 ms. Measured on one H200 with
+    PyTorch 2.11, 64 to 512 channels: from 3 million values in float32 and 12 million in half types
+    the linear form takes the GPU longer.
     Without the kernels the plain fast form is the slower one in half types at every size.
     Compiled code launches for nothing; ``MMLAB_INLINE_TRITON=1`` is for CUDA graphs, which do, too.
 

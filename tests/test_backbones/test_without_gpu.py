@@ -240,9 +240,7 @@ def test_launches_of_a_backbone(
         ((2, 128000, 64), torch.bfloat16, False, False),
     ],
 )
-def test_small_maps_take_the_form_that_python_launches_sooner(
-    shape, dtype, kernels, fast, monkeypatch
-):
+def test_small_maps_take_the_form_that_is_launched_sooner(shape, dtype, kernels, fast, monkeypatch):
     with FakeTensorMode(), autocast('cuda', dtype):
         x = torch.empty(shape, device='cuda')
         assert dispatch.fast_form_is_worth_its_launches(x, kernels) is fast
