@@ -142,7 +142,7 @@ def _kernels_work(
     """Whether all kernels compile and run, as they will be called.
 
     Raises:
-        RuntimeError: The memory is full, which says nothing about the kernels.
+        torch.OutOfMemoryError: Which says nothing about the kernels.
     """
     try:
         if device.type == 'cuda' and torch.cuda.get_device_capability(device) < (8, 0):
@@ -160,9 +160,9 @@ def _kernels_work(
             if with_grad:
                 torch.autograd.grad(out.sum(), x)
     except Exception as error:  # a compiler may fail in any way, and there is a plain form
-        # torch.OutOfMemoryError, or what Triton makes of the driver's refusal to load a kernel.
+        # PyTorch's, or the driver's in Triton's words, which found no room for a kernel.
         if 'out of memory' in str(error):
-            raise
+            raise torch.OutOfMemoryError(str(error)) from error
         warnings.warn(
             f'InLine attention runs without its Triton kernels: {_reason(error)}', stacklevel=2
         )

@@ -393,7 +393,7 @@ def test_out_of_memory_in_the_first_call_is_not_kept(error, kernels, not_tried_y
     x = torch.ones(1, 2, 8, device=DEVICE)
     with monkeypatch.context() as patch:
         patch.setattr(kernels, '_launch_moments', fail)
-        with pytest.raises(RuntimeError, match='out of memory'):
+        with pytest.raises(torch.OutOfMemoryError, match='out of memory'):
             triton_is_available(x)
     assert triton_is_available(x)
 
