@@ -3,13 +3,15 @@
 import warnings
 
 import torch
+from torch import Tensor
 
+from ..ops.dispatch import fewest_values_worth_launches
 from ..ops.eager import runs_eagerly_on_cpu
 from ..ops.inline_attention_fused import triton_is_available
 
 
 def forms_by_device() -> dict[str, str]:
-    """The form for a float32 map on the CPU and on each GPU, and why a GPU has no kernels."""
+    """The forms of whole maps on the CPU and on each GPU, and why a GPU has no kernels."""
     forms = {'cpu': _form('cpu')}
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -22,11 +24,23 @@ def forms_by_device() -> dict[str, str]:
 
 
 def _form(device: str) -> str:
-    tokens = torch.zeros(1, 192, 64, device=device)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
-        if triton_is_available(tokens):
-            return 'fused (Triton kernels) on large maps'
+        forms = [
+            f'in {name} {_form_of(torch.zeros(1, 192, 64, dtype=dtype, device=device))}'
+            for name, dtype in (('float32', torch.float32), ('half types', torch.float16))
+        ]
+    return '; '.join([*forms, *dict.fromkeys(str(warning.message) for warning in said)])
+
+
+def _form_of(tokens: Tensor) -> str:
     if runs_eagerly_on_cpu(tokens):
         return 'banded'
-    return '; '.join(['fast (plain PyTorch)', *(str(warning.message) for warning in said)])
+    kernels = triton_is_available(tokens)
+    form = 'fused (Triton kernels)' if kernels else 'fast (plain PyTorch)'
+    if tokens.device.type != 'cuda':
+        return form
+    fewest = fewest_values_worth_launches(tokens.dtype.itemsize == 2, kernels)
+    if fewest is None:
+        return 'linear'
+    return f'{form} from {fewest >> 20} million values on, else linear' if fewest else form

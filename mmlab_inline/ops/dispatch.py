@@ -94,13 +94,7 @@ def _as_one_product(x: Tensor, params: InLineWeights, projection: tuple[Tensor, 
 
 
 def fast_form_is_worth_its_launches(x: Tensor, kernels: bool) -> bool:
-    """The rule that keeps the linear form on a GPU that is faster than Python.
-
-    The fast forms need more launches, 17 with Triton's kernels. Measured on one H200 with PyTorch
-    2.11 (1 ms against 0.6 ms of Python in float32, 0.8 ms under autocast), 64 to 512 channels: from
-    3 million values in float32 and 12 million in half types the linear form takes the GPU longer.
-    Without the kernels the plain fast form is the slower one in half types at every size.
-    Compiled code launches for nothing; ``MMLAB_INLINE_TRITON=1`` is for CUDA graphs, which do, too.
+    """Whether tokens (B, N, C) are no fewer than :func:`fewest_values_worth_launches`.
 
     Args:
         x: Tokens (B, N, C).
@@ -108,12 +102,32 @@ def fast_form_is_worth_its_launches(x: Tensor, kernels: bool) -> bool:
     """
     if x.device.type != 'cuda':
         return True
-    half = product_dtype(x).itemsize == 2
+    fewest = fewest_values_worth_launches(product_dtype(x).itemsize == 2, kernels)
+    return fewest is not None and x.numel() >= fewest
+
+
+def fewest_values_worth_launches(half: bool, kernels: bool) -> int | None:
+    """The rule that keeps the linear form on a GPU that is faster than Python.
+
+    Triton's launches take Python longer than PyTorch's: the 17 of a module with the kernels 1 ms,
+    the 21 of the linear form 0.6 ms in float32, 35 under autocast 0.8 ms. Measured on one H200 with
+    PyTorch 2.11, 64 to 512 channels: from 3 million values in float32 and 12 million in half types
+    the linear form takes the GPU longer.
+    Without the kernels the plain fast form is the slower one in half types at every size.
+    Compiled code launches for nothing; ``MMLAB_INLINE_TRITON=1`` is for CUDA graphs, which do, too.
+
+    Args:
+        half: Whether products are in float16 or bfloat16.
+        kernels: Whether Triton's kernels run.
+
+    Returns:
+        From how many values B * N * C on a fast form runs; None: on no map.
+    """
     if half and not kernels:
-        return False
+        return None
     if torch.compiler.is_compiling() or os.environ.get('MMLAB_INLINE_TRITON') == '1':
-        return True
-    return x.numel() >= (12 if half else 3) << 20
+        return 0
+    return (12 if half else 3) << 20
 
 
 def fast_form_is_cheaper(num_tokens: int, channels: int, kernel: str) -> bool:

@@ -159,9 +159,10 @@ def _kernels_work(
             out = project_and_local_residual(tokens, tokens, gram, mean, local_kernel, (1, 2))
             if with_grad:
                 torch.autograd.grad(out.sum(), x)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # a compiler may fail in any way, and there is a plain form
+        # PyTorch's, or the driver's in Triton's words, which found no room for a kernel.
+        if 'out of memory' in str(error):
+            raise torch.OutOfMemoryError(str(error)) from error
         warnings.warn(
             f'InLine attention runs without its Triton kernels: {_reason(error)}', stacklevel=2
         )

@@ -102,8 +102,15 @@ def _form_of(operator: Callable, run: Callable, differentiable: Callable, *tenso
 
 
 def _is_traced(x: Tensor) -> bool:
-    """Whether the operations are looked at, so that the launches must hide in an operator."""
-    return torch.compiler.is_compiling() or type(x) is not Tensor
+    """Whether the operations are looked at, so that the launches must hide in an operator.
+
+    A profiler names kernels after the operator around them.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or type(x) is not Tensor
+        or torch.autograd._profiler_enabled()  # no public function tells
+    )
 
 
 # The operators: opaque to torch.compile, which therefore needs no graph break. Each has the

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
@@ -49,9 +50,9 @@ def enable_amp(cfg: Config, train: bool) -> str:
         A line that says which.
 
     Raises:
-        UserError: The libraries' ops do not work in it.
+        UserError: The device or the libraries' ops do not work in it.
     """
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = 'cuda' if torch.cuda.is_available() else get_device()
     check_amp(device, cfg.get('default_scope'))
     if not train:
         cfg.test_cfg.fp16 = True  # as mmengine calls any autocast
@@ -69,15 +70,19 @@ def enable_amp(cfg: Config, train: bool) -> str:
 
 
 def check_amp(device: str, scope: str | None) -> None:
-    """Check that the ops of a library work in mixed precision.
+    """Check that mixed precision reaches a device's networks, and that a library's ops work in it.
 
     Args:
         device: As torch names it.
         scope: The library; what of it can be imported has been.
 
     Raises:
-        UserError: They do not.
+        UserError: It does not, or they do not.
     """
+    if device.partition(':')[0] not in ('cpu', 'cuda'):
+        raise UserError(
+            f'--amp: mixed precision is for the CPU and CUDA, not for {device}; leave it out'
+        )
     ops = sys.modules.get('mmcv._ext')
     compiled = ops is not None and not ops.__file__.endswith('.py')
     if scope == 'mmdet' and compiled and device.startswith('cpu'):
@@ -187,7 +192,7 @@ def _is_of(leaf: object, dtype: torch.dtype) -> bool:
 
 
 def _networks(parent: nn.Module) -> Iterator[nn.Module]:
-    """The networks of a model; of a RoI head those in it, and each of a list."""
+    """The networks of a model; of a RoI head or a model in it those in that; each of a list."""
     for name, child in parent.named_children():
         if name in _NETWORKS or name.endswith('_head'):
             for stage in child if isinstance(child, nn.ModuleList) else [child]:
@@ -196,3 +201,5 @@ def _networks(parent: nn.Module) -> Iterator[nn.Module]:
                     yield from _networks(stage)
                 elif _EXACT not in kinds:
                     yield stage
+        elif isinstance(child, BaseModel):  # a student or a teacher, called by its parts
+            yield from _networks(child)

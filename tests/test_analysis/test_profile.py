@@ -85,6 +85,10 @@ def test_what_runs_outside_the_backbone_or_of_no_operator():
         ('aten::_scaled_dot_product_efficient_attention', 'matrix products'),
         ('mmlab_inline::project_and_local_residual', 'matrix products'),
         ('mmlab_inline::local_residual_backward', 'convolutions'),
+        (
+            'GeneratedBackwardFor_mmlab_inline_project_and_local_residual_defaultBackward',
+            'matrix products',
+        ),
         ('torchvision::_roi_align_backward', 'RoIAlign'),
         ('aten::native_layer_norm', 'normalisation'),
         ('aten::_log_softmax', 'softmax and its logarithm'),

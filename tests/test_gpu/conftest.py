@@ -9,24 +9,45 @@ import pytest
 import torch
 
 DEVICE = os.environ.get('MMLAB_INLINE_TEST_GPU')
+DEADLINE = float(os.environ.get('MMLAB_INLINE_TEST_GPU_DEADLINE', 'inf'))
+ROWS = os.environ.get('MMLAB_INLINE_TEST_GPU_ROWS')
+LATE = 'the time is over'
 collect_ignore_glob = [] if DEVICE else ['test_*.py']
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if time.time() > float(os.environ.get('MMLAB_INLINE_TEST_GPU_DEADLINE', 'inf')):
-        pytest.skip('the time is over')
+def pytest_configure(config: pytest.Config) -> None:
+    if ROWS:
+        config.pluginmanager.register(Progress())
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
-    """Why a test failed is said at once: the run may be stopped before pytest sums up."""
-    report = yield
-    if report.failed:
-        with open(
-            os.environ.get('MMLAB_INLINE_TEST_GPU_ROWS', os.devnull) + '.failed', 'a'
-        ) as file:
-            file.write(f'{item.nodeid}\n{report.longreprtext}\n\n')
-    return report
+class Progress:
+    """Writes at once what pytest sums up at its end: the run may be stopped before.
+
+    A plugin, since hooks of a conftest see its own folder's tests alone.
+    """
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if os.environ.get('PYTEST_XDIST_WORKER', 'gw0') == 'gw0':  # all of them have the same
+            for item in session.items:
+                self.note('chosen', item.nodeid)
+
+    def pytest_runtest_setup(self) -> None:
+        if time.time() > DEADLINE:
+            pytest.skip(LATE)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+        report = yield
+        if report.failed:
+            self.note('failed', f'{item.nodeid}\n{report.longreprtext}\n')
+        if (report.when == 'call' or not report.passed) and LATE not in report.longreprtext:
+            self.note('done', item.nodeid)
+        return report
+
+    @staticmethod
+    def note(kind: str, text: str) -> None:
+        with open(f'{ROWS}.{kind}', 'a') as file:
+            file.write(f'{text}\n')
 
 
 @pytest.fixture(scope='session')
@@ -44,17 +65,41 @@ def on_card(device: str) -> bool:
 @pytest.fixture(scope='session')
 def seconds_left() -> Callable[[], float]:
     """How long the run may still take."""
-    deadline = float(os.environ.get('MMLAB_INLINE_TEST_GPU_DEADLINE', 'inf'))
-    return lambda: deadline - time.time()
+    return lambda: DEADLINE - time.time()
+
+
+@pytest.fixture
+def launched(on_card: bool, monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Numbers of tokens that a Triton kernel has run on, beside the two of the first look."""
+    found = set()
+    if on_card:
+        from mmlab_inline.ops import triton_kernels
+
+        launch = triton_kernels._launch_project
+
+        def noting(x: torch.Tensor, *args: object, **settings: object) -> torch.Tensor:
+            if x.shape[1] > 2:
+                found.add(x.shape[1])
+            return launch(x, *args, **settings)
+
+        monkeypatch.setattr(triton_kernels, '_launch_project', noting)
+    return found
+
+
+@pytest.fixture
+def kernels(on_card: bool, launched: set[int], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Has Triton's kernels run on maps of any size, and makes sure afterwards that one has."""
+    monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')
+    yield
+    assert bool(launched) == on_card
 
 
 @pytest.fixture(scope='session')
 def record() -> Callable[..., None]:
     """Adds a row to one of the tables that the run ends with."""
-    path = os.environ.get('MMLAB_INLINE_TEST_GPU_ROWS', os.devnull)
 
     def add(table: str, **cells: object) -> None:
-        with open(path, 'a') as file:
+        with open(ROWS or os.devnull, 'a') as file:
             file.write(json.dumps({'table': table, 'cells': cells}) + '\n')
 
     return add

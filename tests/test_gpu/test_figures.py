@@ -95,7 +95,7 @@ def test_whole_model(path, amp, device, on_card, record):
 
 def test_compiled_backbone(device, on_card, record, seconds_left):
     if on_card and seconds_left() < 100:
-        pytest.skip('compiling takes longer than what is left')
+        pytest.skip('the time is over: compiling takes longer than what is left')
     subject = BackboneSubject(Device(device, 'bf16' if on_card else None), 'inline-pvt-t', {}, 2)
     size = (800, 1280) if on_card else (64, 96)
     take(subject, ('auto', 'compile', 'softmax'), size, 'Compiled', record, 2.0)

@@ -10,15 +10,39 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmlab_inline import InLinePVT, InLineSwin, build_attention, list_attentions
+from mmlab_inline import (
+    InLineCSwin,
+    InLineDeiT,
+    InLinePVT,
+    InLineSwin,
+    L2ViT,
+    build_attention,
+    list_attentions,
+)
 from mmlab_inline.ops import triton_is_available
 
+
+def shallow(embed_dims, num_heads, depths) -> dict:
+    return dict(embed_dims=embed_dims, num_heads=num_heads, depths=depths, mlp_ratios=4)
+
+
 AUTOCAST = {'float32': None, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
-BACKBONES = {'pvt-t': InLinePVT, 'swin-t': InLineSwin}
+BACKBONES = {
+    'pvt-t': (InLinePVT, 'tiny'),
+    'swin-t': (InLineSwin, 'tiny'),
+    # Of fewer blocks: the reference takes a CPU its time.
+    'cswin-t': (InLineCSwin, shallow(64, (2, 4, 8, 16), (1, 1, 2, 1))),
+    'deit-t': (InLineDeiT, shallow(192, 6, 2)),
+    'l2vit-t': (L2ViT, shallow((96, 192, 384, 768), (3, 6, 12, 24), (2, 2, 2, 2))),
+}
+# The fast form, which the kernels are of, is for maps of three times as many tokens as channels.
+SIZES = dict.fromkeys(BACKBONES, (96, 160)) | {'deit-t': (400, 480)}
 # Largest error of outputs and of gradients, relative to the largest value.
 TOLERANCES = {'float32': (1e-4, 1e-3), 'float16': (2e-2, 1e-1), 'bfloat16': (8e-2, 3e-1)}
 precisions = pytest.mark.parametrize('precision', AUTOCAST)
 backbones = pytest.mark.parametrize('name', BACKBONES)
+with_kernels = pytest.mark.parametrize('name', [name for name in BACKBONES if name != 'l2vit-t'])
+with_maps = pytest.mark.parametrize('name', ['pvt-t', 'swin-t'])
 
 
 def autocast(device: str, precision: str):
@@ -35,7 +59,8 @@ def build():
         key = name, *map(str, settings.items())
         if key not in models:
             torch.manual_seed(0)
-            models[key] = BACKBONES[name]('tiny', drop_path_rate=0.0, **settings).eval()
+            backbone, arch = BACKBONES[name]
+            models[key] = backbone(arch, drop_path_rate=0.0, **settings).eval()
         return copy.deepcopy(models[key])
 
     return build
@@ -129,7 +154,18 @@ def test_kernels_are_in_use(precision, channels, with_grad, device, on_card, mon
 @pytest.mark.parametrize(('batch', 'size'), [(3, (203, 331)), (1, (512, 512))])
 @backbones
 def test_backbone(
-    name, batch, size, triton, precision, device, on_card, build, reference, record, monkeypatch
+    name,
+    batch,
+    size,
+    triton,
+    precision,
+    device,
+    on_card,
+    build,
+    reference,
+    record,
+    launched,
+    monkeypatch,
 ):
     monkeypatch.setenv('MMLAB_INLINE_TRITON', triton)
     size = size if on_card else (67, 98)
@@ -140,7 +176,7 @@ def test_backbone(
         'Backbones against float64 on the CPU: largest relative error',
         backbone=name,
         images=f'{batch}x{size[0]}x{size[1]}',
-        form='Triton' if triton == '1' and on_card else 'plain',
+        form='Triton' if launched else 'plain',
         precision=precision,
         outputs=f'{found[0]:.0e}',
         gradients=f'{found[1]:.0e}',
@@ -149,7 +185,7 @@ def test_backbone(
 
 
 @pytest.mark.parametrize('kind', ['channels-last', 'with_cp', 'frozen', 'softmax'])
-@backbones
+@with_maps
 def test_backbone_in_other_ways(name, kind, device, on_card, build, reference, monkeypatch):
     monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')
     settings = {
@@ -165,8 +201,8 @@ def test_backbone_in_other_ways(name, kind, device, on_card, build, reference, m
     assert found[0] < 1e-4 and found[1] < 1e-3
 
 
-@backbones
-def test_loss_scaling(name, device, build):
+@with_kernels
+def test_loss_scaling(name, device, build, kernels):
     """Three steps of float16 with a scaler, as mmengine's AmpOptimWrapper takes them."""
     model = build(name).train().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
@@ -174,7 +210,7 @@ def test_loss_scaling(name, device, build):
     before = [p.detach().clone() for p in model.parameters()]
     for _ in range(3):
         with autocast(device, 'float16'):
-            outs = model(torch.randn(2, 3, 96, 128, device=device))
+            outs = model(torch.randn(2, 3, *SIZES[name], device=device))
         loss = sum(out.float().square().mean() for out in outs)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -217,11 +253,11 @@ def test_every_attention(attention, precision, device, record, randomised, monke
 
 
 @precisions
-@backbones
-def test_never_waits(name, precision, device, on_card, build):
+@with_kernels
+def test_never_waits(name, precision, device, on_card, build, kernels):
     """The host runs ahead of the card, forwards and backwards."""
     model = build(name).train().to(device)
-    images = torch.randn(2, 3, 96, 160, device=device)
+    images = torch.randn(2, 3, *SIZES[name], device=device)
 
     def step() -> None:
         with autocast(device, precision):
@@ -260,10 +296,10 @@ def test_softmax_windows_of_a_large_map(device, on_card, build):
     assert all(out.isfinite().all() for out in outs)
 
 
-@backbones
-def test_same_bits_twice(name, device, build):
+@with_kernels
+def test_same_bits_twice(name, device, build, kernels):
     model = build(name).to(device)
-    images = torch.randn(2, 3, 96, 160, device=device)
+    images = torch.randn(2, 3, *SIZES[name], device=device)
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         results = []
@@ -277,14 +313,13 @@ def test_same_bits_twice(name, device, build):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@backbones
-def test_cuda_graph(name, on_card, build, monkeypatch):
+@with_kernels
+def test_cuda_graph(name, on_card, build, kernels):
     """What a graph holds lives on, whatever the network does in between."""
-    monkeypatch.setenv('MMLAB_INLINE_TRITON', '1')
     if not on_card:
         pytest.skip('needs a GPU')
     model = build(name).cuda()
-    images = torch.randn(1, 3, 224, 320, device='cuda')
+    images = torch.randn(1, 3, *SIZES[name], device='cuda')
     with torch.no_grad():
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -344,11 +379,11 @@ def test_first_call_inside_a_capture(on_card, tmp_path):
 
 
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead'])
-@backbones
+@with_maps
 def test_compiled(name, mode, device, on_card, build_narrow, randomised):
     """By torch.compile into one graph, at two sizes."""
     torch._dynamo.reset()
-    model = randomised(build_narrow(BACKBONES[name], drop_path_rate=0.0)).eval().to(device)
+    model = randomised(build_narrow(BACKBONES[name][0], drop_path_rate=0.0)).eval().to(device)
     compiled = torch.compile(model, fullgraph=True, mode=mode, dynamic=False)
     with torch.no_grad():
         for size in ((64, 96), (128, 96)):

@@ -51,7 +51,7 @@ def num_classes(model: Mapping) -> int:
 
 @pytest.mark.parametrize('amp', [False, True], ids=['float32', 'amp'])
 @pytest.mark.parametrize('family', [*FILES, *EXAMPLES])
-def test_step_and_prediction(family, amp, device, on_card, tmp_path, record):
+def test_step_and_prediction(family, amp, device, on_card, kernels, tmp_path, record):
     cfg = read(family, tmp_path)
     drop_pretrained(cfg)
     segments = cfg.default_scope == 'mmseg'

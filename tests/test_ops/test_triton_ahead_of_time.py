@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmlab_inline import build_attention
-from mmlab_inline.backbones import inline_pvt, inline_swin
+from mmlab_inline.backbones import inline_cswin, inline_deit, inline_pvt, inline_swin
 
 fused = importlib.import_module('mmlab_inline.ops.inline_attention_fused')
 if not fused._INSTALLED or os.environ.get('TRITON_INTERPRET') == '1':
@@ -26,17 +26,22 @@ F32, F16, BF16 = torch.float32, torch.float16, torch.bfloat16
 DTYPES = [(F32, F32), (F16, F16), (BF16, BF16), (F32, F16), (F32, BF16)]
 # What each compute capability lets a block have of shared memory, in bytes.
 SHARED_MEMORY = {80: 166912, 86: 101376, 89: 101376, 90: 232448, 100: 232448, 120: 101376}
+WITH_PRODUCTS = ('_moments_kernel', '_project_kernel')
 WIDTHS = sorted(
-    {width for arch in inline_pvt.ARCH_ZOO.values() for width in arch['embed_dims']}
-    | {arch['embed_dims'] << stage for arch in inline_swin.ARCH_ZOO.values() for stage in range(4)}
+    {
+        width
+        for zoo in (inline_pvt, inline_deit)
+        for arch in zoo.ARCH_ZOO.values()
+        for width in arch['embed_dims']
+    }
+    | {
+        arch['embed_dims'] << stage
+        for zoo in (inline_swin, inline_cswin)
+        for arch in zoo.ARCH_ZOO.values()
+        for stage in range(4)
+    }
 )
-QUICK = [(80, 96, DTYPES[0]), (90, 320, DTYPES[-1])]
-# float32 takes most shared memory and registers: the others at a width of each kind of tile.
-CASES = [
-    case
-    for case in product(SHARED_MEMORY, WIDTHS, DTYPES)
-    if case[2] is DTYPES[0] or case[1] in (96, 320)
-]
+QUICK = [(80, 96, DTYPES[0]), (90, 320, DTYPES[-1]), (90, 64, DTYPES[1])]
 
 
 class StandIn:
@@ -79,7 +84,10 @@ def autocast(dtype: torch.dtype, product_dtype: torch.dtype) -> torch.autocast:
 @pytest.mark.filterwarnings('error:InLine attention runs without')
 @pytest.mark.parametrize(
     ('capability', 'channels', 'dtypes'),
-    [case if case in QUICK else pytest.param(*case, marks=pytest.mark.long) for case in CASES],
+    [
+        case if case in QUICK else pytest.param(*case, marks=pytest.mark.long)
+        for case in product(SHARED_MEMORY, WIDTHS, DTYPES)
+    ],
 )
 def test_all_kernels_compile(capability, channels, dtypes, use_gpu, monkeypatch):
     """To machine code, as they will be launched."""
@@ -100,10 +108,14 @@ def test_all_kernels_compile(capability, channels, dtypes, use_gpu, monkeypatch)
     }
     for kernel in compiled:
         assert kernel.metadata.shared <= SHARED_MEMORY[capability], kernel.name
-        # Loads from and stores to local memory: registers that did not suffice. Triton 3.8 misses
-        # some in one kernel for sm_80 and sm_120 in float32.
         words = kernel.asm['sass'].replace('.', ' ').split()
-        assert words.count('LDL') + words.count('STL') <= 128, kernel.name
+        # Loads from and stores to local memory: registers that did not suffice. Triton 3.8 misses
+        # some for exact products of float32 except for sm_90, and on sm_100 a few in half types.
+        exact = kernel.name == '_moments_kernel' and dtypes == DTYPES[0]
+        allowed = 8 if capability == 100 else 128 if exact and capability != 90 else 0
+        assert words.count('LDL') + words.count('STL') <= allowed, kernel.name
+        if capability == 90:  # products by groups of warps
+            assert ('HGMMA' in words) == (kernel.name in WITH_PRODUCTS), kernel.name
 
 
 @pytest.mark.parametrize('with_grad', [True, False])

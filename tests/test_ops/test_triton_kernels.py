@@ -9,12 +9,14 @@ import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from mmlab_inline.mixers import InLineAttention
@@ -218,16 +220,43 @@ def test_compiles_without_graph_break(autocast, kernels, not_tried_yet, assert_n
         with torch.autocast(DEVICE, torch.float16, enabled=autocast):
             return inline_attention_fused(*args)
 
+    graphs = []
+
+    def note(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
+        graphs.append(graph.code)
+        return aot_eager(graph, inputs)
+
+    aot_eager = torch._dynamo.lookup_backend('aot_eager')
     inputs = draw_on_device(torch.float16, (5, 7), 24, 1)
     # First compiled: it has to find out while tracing that the kernels work.
-    compiled = torch.compile(attend, fullgraph=True, backend='aot_eager')
+    compiled = torch.compile(attend, fullgraph=True, backend=note)
     results = {
         function: run(function, inputs, (5, 7), 3, dtype=torch.float32)
         for function in (compiled, attend)
     }
+    assert all('mmlab_inline.project_and_local_residual' in graph for graph in graphs) and graphs
     for name in set(NAMES) - {'bk'} | {'value'}:  # on a GPU the order of sums differs
         tolerance = TOLERANCES[torch.float16 if autocast else torch.float32]
         assert_near(results[compiled][name], results[attend][name], tolerance, name)
+
+
+@on_device
+@never_plain
+@pytest.mark.parametrize('with_grad', [True, False])
+def test_a_profiler_sees_operators(with_grad, kernels):
+    """Whose names it gives to the kernels in them."""
+    attention = InLineAttention(24, 3).to(DEVICE)
+    x = torch.randn(2, 9 * 14, 24, device=DEVICE)
+    with profile(activities=[ProfilerActivity.CPU]) as record, torch.set_grad_enabled(with_grad):
+        out = attention(x.requires_grad_(with_grad), (9, 14))
+        if with_grad:
+            out.sum().backward()
+    wanted = {'token_mean_and_gram', 'project_and_local_residual'}
+    if with_grad:  # PyTorch 2.14 has no event of cross_moment, which takes tensors alone
+        wanted |= {'centred_product', 'local_residual_backward'}
+    assert {event.key for event in record.key_averages()} >= {
+        f'mmlab_inline::{name}' for name in wanted
+    }
 
 
 @on_device
@@ -348,14 +377,23 @@ def test_one_line_where_triton_cannot_compile_its_launcher(
 
 @on_device
 @never_plain
-def test_out_of_memory_in_the_first_call_is_not_kept(kernels, not_tried_yet, monkeypatch):
+@pytest.mark.parametrize(
+    'error',
+    [
+        torch.OutOfMemoryError('CUDA out of memory'),
+        # Of the driver, which finds no room for a kernel.
+        RuntimeError('Triton Error [CUDA]: out of memory'),
+    ],
+    ids=['torch', 'triton'],
+)
+def test_out_of_memory_in_the_first_call_is_not_kept(error, kernels, not_tried_yet, monkeypatch):
     def fail(*args: object, **kwargs: object) -> None:
-        raise torch.OutOfMemoryError('CUDA out of memory')
+        raise error
 
     x = torch.ones(1, 2, 8, device=DEVICE)
     with monkeypatch.context() as patch:
         patch.setattr(kernels, '_launch_moments', fail)
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(torch.OutOfMemoryError, match='out of memory'):
             triton_is_available(x)
     assert triton_is_available(x)
 

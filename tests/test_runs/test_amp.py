@@ -2,19 +2,26 @@
 
 import copy
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.structures import InstanceData
 from torch import nn
 
+from mmlab_inline.engine import build_model, drop_pretrained, load_config
 from mmlab_inline.runs import amp, check_amp, confine_autocast, describe_amp, enable_amp, replaced
 from mmlab_inline.utils import UserError
 
+RETINANET = (
+    Path(__file__).parents[2] / 'configs/detection/inline_pvt/retinanet_inline-pvt-t_fpn_1x_coco.py'
+)
 NETWORKS = ('backbone', 'bbox_head', 'roi_head.mask_head')
 
 
@@ -115,6 +122,84 @@ def test_maps_of_levels_are_as_the_cpu_convolves_them():
         assert all(torch.equal(x * 2, y) for x, y in zip(maps, out, strict=True))
 
 
+def test_gradients_of_norms_over_many_tokens(assert_near):
+    class Classifier(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.backbone = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8))
+
+        def forward(self, x):
+            return self.backbone(x).square().mean()
+
+    model = Classifier()
+    confine_autocast(model)
+    x = torch.randn(1, 16000, 8)
+    norm = [*model.backbone[1].parameters()]
+    expected = torch.autograd.grad(model(x), norm)
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = model(x)
+    for found, grad in zip(torch.autograd.grad(loss, norm), expected, strict=True):
+        assert_near(found, grad, 2e-2)
+
+
+class Teaching(BaseModel):
+    """Calls the models in it past their own ``forward``."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = Detector(), Detector()
+
+    def forward(self, x):
+        return Detector.forward(self.student, x) + Detector.forward(self.teacher, x)
+
+
+def test_models_in_a_model():
+    model = Teaching()
+    confine_autocast(model)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = dtypes(model, torch.randn(2, 4))
+    for name, dtype in found.items():
+        inner = name.partition('.')[2]
+        assert (dtype is torch.bfloat16) == inner.startswith(NETWORKS), name
+
+
+def test_mmdets_semi_supervised_detectors(no_random_init):
+    pytest.importorskip('mmdet')
+    from mmdet.structures import DetDataSample
+
+    cfg = load_config(str(RETINANET))
+    drop_pretrained(cfg)
+    detector = cfg.model
+    channels = [8, 16, 24, 32]
+    detector.backbone.arch = dict(
+        embed_dims=channels, depths=[1] * 4, num_heads=[1] * 4, mlp_ratios=[1] * 4
+    )
+    detector.neck.in_channels = channels
+    semi = dict(type='SemiBaseDetector', detector=detector, semi_train_cfg=dict(cls_pseudo_thr=0.0))
+    model = build_model({**semi, 'data_preprocessor': detector.data_preprocessor}, 'mmdet')
+    confine_autocast(model)
+    seen = set()
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            whose = name.partition('.')[0]
+            layer.register_forward_hook(
+                lambda layer, x, out, whose=whose: seen.add((whose, out.dtype))
+            )
+    sizes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (64, 64))
+    sample = DetDataSample(metainfo={**sizes, 'homography_matrix': np.eye(3, dtype=np.float32)})
+    sample.gt_instances = InstanceData(
+        bboxes=torch.tensor([[9.0, 9.0, 50.0, 50.0]]), labels=torch.tensor([1])
+    )
+    branches = ('sup', 'unsup_teacher', 'unsup_student')
+    images = {branch: torch.randn(1, 3, 64, 64) for branch in branches}
+    samples = {branch: [copy.deepcopy(sample)] for branch in branches}
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model(images, samples, mode='loss')
+    assert seen == {('student', torch.bfloat16), ('teacher', torch.bfloat16)}
+    total, _ = model.parse_losses(losses)
+    assert total.dtype is torch.float32 and total.isfinite()
+
+
 def test_mmdets_classes_have_these_names():
     models = pytest.importorskip('mmdet.models')
     for head in (models.DeformableDETRHead, models.DINOHead, models.DABDETRHead):
@@ -164,6 +249,17 @@ def test_compiled_ops_are_refused_on_a_cpu(monkeypatch):
     check_amp('cuda', 'mmdet')
     ops.__file__ = '/somewhere/mmcv/_ext.py'
     check_amp('cpu', 'mmdet')
+
+
+@pytest.mark.parametrize('device', ['xpu', 'mps:0'])
+def test_devices_that_autocast_is_not_confined_on(device, monkeypatch):
+    refused = pytest.raises(UserError, match=f'^--amp: .* not for {device}; leave it out$')
+    with refused:
+        check_amp(device, 'mmseg')
+    monkeypatch.setattr(amp, 'get_device', lambda: device)
+    with refused:
+        enable_amp(Config(dict(optim_wrapper={}, test_cfg={})), train=True)
+    check_amp('cuda:1', 'mmseg')
 
 
 @pytest.mark.parametrize('gpu', [False, True])

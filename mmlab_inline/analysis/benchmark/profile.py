@@ -18,7 +18,7 @@ KINDS = {
     'RoIAlign': 'RoIAlign|roi_align',
     'convolutions': 'conv|::local_residual',
     # addmm, bmm, _addmm_activation ...; attention in one operator; what this package has of its own
-    'matrix products': r'::\w*mm(_|$)|_attention|mmlab_inline::|StreamedMlp|Banded|CentredGram',
+    'matrix products': r'::\w*mm(_|$)|_attention|mmlab_inline|StreamedMlp|Banded|CentredGram',
     'normalisation': 'norm(?!al)',
     'softmax and its logarithm': 'softmax',
     'interpolation': 'upsample|interpolate|grid_sampl',
