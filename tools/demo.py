@@ -3,9 +3,9 @@
     python tools/demo.py [--quick]
 
 Draws the embedded shapes, trains Mask R-CNN on a small InLine-PVT and Semantic FPN on a small
-InLine-Swin side by side, each by tools/train.py, evaluates both by tools/test.py, and leaves
-summary.json, loss_curves.png, predictions.png, a report of each model and all pictures under
-work_dirs/demo/.
+InLine-Swin side by side, each by tools/train.py (with --amp where that is faster on the CPU),
+evaluates both by tools/test.py, and leaves summary.json, loss_curves.png, predictions.png, a report
+of each model and all pictures under work_dirs/demo/.
 """
 
 import json
@@ -137,12 +137,17 @@ def main() -> None:
 
 def run_task(task: Task, quick: bool, progress: Progress) -> dict[str, float]:
     """Train and test one model by the tools; its metrics."""
+    import torch
+
     from mmlab_inline.report import read_record
+    from mmlab_inline.runs import has_bfloat16_instructions
 
     bar = progress.add_task(
         f'{task.title:<26}', total=4 if quick else task.num_steps, state='training'
     )
     options = ['--cfg-options', *task.quick_options] if quick else []
+    if not torch.cuda.is_available() and has_bfloat16_instructions():
+        options.append('--amp')
     task.folder.mkdir(parents=True, exist_ok=True)
     log = task.folder / 'log.txt'
     log.write_text('')

@@ -1,6 +1,14 @@
 """What stands around a run: its folder, what a person sees of it, its settings and metrics."""
 
-from .amp import amp_dtype, check_amp, confine_autocast, describe_amp, enable_amp, replaced
+from .amp import (
+    amp_dtype,
+    check_amp,
+    confine_autocast,
+    describe_amp,
+    enable_amp,
+    has_bfloat16_instructions,
+    replaced,
+)
 from .leftovers import check_leftovers
 from .loaders import without_contradictions
 from .metrics import check_metric_names, metric_names, prepare_metrics
@@ -26,6 +34,7 @@ __all__ = [
     'confine_autocast',
     'describe_amp',
     'enable_amp',
+    'has_bfloat16_instructions',
     'import_quietly',
     'iterations_done',
     'metric_names',
