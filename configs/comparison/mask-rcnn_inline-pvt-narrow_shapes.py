@@ -1,10 +1,7 @@
 # Mask R-CNN on a narrow InLine-PVT and drawn shapes, in which attentions are compared.
 _base_ = '../demo/mask-rcnn_inline-pvt-demo_shapes.py'
 
-model = dict(
-    backbone=dict(pretrain_img_size=160),
-    train_cfg=dict(rcnn=dict(sampler=dict(num=48))),
-)
+model = dict(backbone=dict(pretrain_img_size=160))
 
 # 800 images / 4 = 200 iterations. Batches of 4 learn more of them than batches of 8.
 train_dataloader = dict(batch_size=4, dataset=dict(indices=800))
