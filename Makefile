@@ -17,7 +17,7 @@ BASE = $(or $(call first,$(or $(BASE_PYTHON),$(FOLDER)/bin/python),99),\
 	make BASE_PYTHON=/path/to/python3.13))
 # Said where one is here: apt-get would bring its release again.
 NEWER = $(if $(BASE_PYTHON),,$(patsubst %,make BASE_PYTHON=% takes the newer one,\
-	$(call first,$(TRIED),99)))
+	$(call first,$(TRIED),14)))
 make_environment = $(BASE) tools/setup_env.py
 
 ifeq ($(origin PYTHON),command line)

@@ -120,15 +120,15 @@ def amp_dtype(device: str) -> torch.dtype:
 def confine_autocast(model: nn.Module) -> None:
     """Let autocast around a model of mmdet or mmseg reach its networks alone.
 
-    Backbone, neck and heads compute in it and give float32. What the libraries do between them and
-    after them stays in float32: anchors, RoIs and RoIAlign, matching, losses, NMS, label maps.
-    bfloat16 holds coordinates above 512 to 4 pixels only.
+    Backbone, neck and heads compute in it and give float32; LayerNorm trains in float32 in it. What
+    the libraries do between them and after them stays in float32: anchors, RoIs and RoIAlign,
+    matching, losses, NMS, label maps. bfloat16 holds coordinates above 512 to 4 pixels only.
 
     Args:
         model: Of mmengine's kind, or around one; changed for good, its parameters' names are not.
     """
     for part in model.modules():
-        if isinstance(part, BaseModel):
+        if isinstance(part, BaseModel) and getattr(part.forward, 'func', None) is not _confined:
             part.forward = partial(_confined, part.forward)
         elif isinstance(part, nn.LayerNorm):
             part.register_forward_pre_hook(_in_float32)
@@ -154,16 +154,27 @@ def _confined(forward: Callable, *args: object, **settings: object) -> object:
     if not torch.is_autocast_enabled(device):
         return forward(*args, **settings)
     dtype = torch.get_autocast_dtype(device)
-    parts = _networks(forward.__self__)
-    networks = {part: partial(_lowered, part.forward, device, dtype) for part in parts}
+    parts = dict(_networks(forward.__self__))
+    # mmseg's heads flatten maps in ways that only one order of the values has.
+    reorders = device == 'cpu' and not any(_is_kind(part, 'BaseDecodeHead') for part in parts)
+    networks = {
+        part: partial(_lowered, part.forward, device, dtype, reorders, reorders and name != 'neck')
+        for part, name in parts.items()
+    }
     with replaced(networks), torch.autocast(device, enabled=False):
         return forward(*args, **settings)
 
 
 def _lowered(
-    forward: Callable, device: str, dtype: torch.dtype, *args: object, **settings: object
+    forward: Callable,
+    device: str,
+    dtype: torch.dtype,
+    reorders: bool,
+    restores: bool,
+    *args: object,
+    **settings: object,
 ) -> object:
-    if device == 'cpu':
+    if reorders:
         # In bfloat16 a CPU convolves channels-last maps; PyTorch puts others in that order at each
         # convolution, as slowly as it convolves. Only maps of levels: heads flatten those of RoIs.
         args = [
@@ -171,14 +182,19 @@ def _lowered(
         ]
     with torch.autocast(device, dtype):
         out = forward(*args, **settings)
-    return tree_map(lambda leaf: leaf.float() if _is_of(leaf, dtype) else leaf, out)
+    order = torch.contiguous_format if restores else torch.preserve_format
+    return tree_map(
+        lambda leaf: leaf.to(torch.float32, memory_format=order) if _is_of(leaf, dtype) else leaf,
+        out,
+    )
 
 
-def _in_float32(norm: nn.LayerNorm, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+def _in_float32(norm: nn.LayerNorm, inputs: tuple) -> tuple | None:
     # As CUDA's autocast does. On a CPU PyTorch sums the gradients of weight and bias in the type of
     # the input: of 16,000 tokens in bfloat16 half of the bias's is lost.
-    if torch.is_autocast_enabled('cpu') and torch.is_grad_enabled():
-        return (inputs[0].float(),)
+    lowered = torch.is_autocast_enabled('cpu') and torch.is_grad_enabled()
+    if lowered and inputs and _is_of(inputs[0], torch.bfloat16):
+        return inputs[0].float(), *inputs[1:]
     return None
 
 
@@ -191,15 +207,22 @@ def _is_of(leaf: object, dtype: torch.dtype) -> bool:
     return isinstance(leaf, Tensor) and leaf.dtype is dtype
 
 
-def _networks(parent: nn.Module) -> Iterator[nn.Module]:
-    """The networks of a model; of a RoI head or a model in it those in that; each of a list."""
+def _is_kind(part: nn.Module, name: str) -> bool:
+    """Whether a class of that name, of mmdet or mmseg, is among a module's."""
+    return name in {base.__name__ for base in type(part).__mro__}
+
+
+def _networks(parent: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """The networks of a model and their names.
+
+    Of a RoI head or a model in it those in that; each of a list.
+    """
     for name, child in parent.named_children():
         if name in _NETWORKS or name.endswith('_head'):
             for stage in child if isinstance(child, nn.ModuleList) else [child]:
-                kinds = {base.__name__ for base in type(stage).__mro__}
-                if 'BaseRoIHead' in kinds:
+                if _is_kind(stage, 'BaseRoIHead'):
                     yield from _networks(stage)
-                elif _EXACT not in kinds:
-                    yield stage
+                elif not _is_kind(stage, _EXACT):
+                    yield stage, name
         elif isinstance(child, BaseModel):  # a student or a teacher, called by its parts
             yield from _networks(child)

@@ -40,7 +40,8 @@ class Progress:
         report = yield
         if report.failed:
             self.note('failed', f'{item.nodeid}\n{report.longreprtext}\n')
-        if (report.when == 'call' or not report.passed) and LATE not in report.longreprtext:
+        late = report.skipped and LATE in report.longreprtext
+        if (report.when == 'call' or not report.passed) and not late:
             self.note('done', item.nodeid)
         return report
 

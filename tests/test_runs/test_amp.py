@@ -97,36 +97,59 @@ def test_autocast_reaches_networks_alone():
         assert set(dtypes(twin, x).values()) == {torch.float32}
 
 
-def test_maps_of_levels_are_as_the_cpu_convolves_them():
-    class Neck(nn.Module):
-        def forward(self, maps, roi_map):
-            assert not roi_map.is_contiguous(memory_format=torch.channels_last)
-            self.seen = [x.is_contiguous(memory_format=torch.channels_last) for x in maps]
-            return [x * 2 for x in maps]
+class Levels(nn.Module):
+    """Notes the order of the maps that it is given, and gives maps in that order."""
 
-    class Segmentor(BaseModel):
+    def forward(self, maps, roi_map):
+        assert not is_channels_last(roi_map)
+        self.seen = [is_channels_last(x) for x in maps]
+        return [x.bfloat16() * 2 for x in maps]
+
+
+class BaseDecodeHead(Levels):
+    """Named as mmseg's."""
+
+
+def is_channels_last(x):
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('head', [Levels, BaseDecodeHead])
+def test_order_of_maps(head):
+    """On a CPU the networks of detectors get it as it convolves; who follows them does not."""
+
+    class Model(BaseModel):
         def __init__(self):
             super().__init__()
-            self.neck = Neck()
+            self.neck, self.bbox_head = Levels(), head()
 
         def forward(self, maps):
-            return self.neck(maps, maps[0])
+            return self.bbox_head(self.neck(maps, maps[0]), maps[0])
 
-    model = Segmentor()
-    confine_autocast(model)
+    model = Model()
+    for _ in range(2):  # a second time changes nothing
+        confine_autocast(model)
     maps = [torch.randn(2, 3, size, 5) for size in (6, 4)]
     for lower in (True, False):
         with torch.autocast('cpu', torch.bfloat16, enabled=lower):
             out = model(maps)
-        assert model.neck.seen == [lower] * 2
-        assert all(torch.equal(x * 2, y) for x, y in zip(maps, out, strict=True))
+        reordered = lower and head is Levels
+        assert model.neck.seen == model.bbox_head.seen == [reordered] * 2
+        for x, y in zip(maps, out, strict=True):
+            assert torch.equal(x.bfloat16() * 4, y) and y.is_contiguous()
+
+
+class Norm(nn.LayerNorm):
+    def forward(self, x, where='last'):
+        assert where == 'last'
+        return super().forward(x)
 
 
 def test_gradients_of_norms_over_many_tokens(assert_near):
     class Classifier(BaseModel):
         def __init__(self):
             super().__init__()
-            self.backbone = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 8))
+            self.backbone = nn.Sequential(nn.Linear(8, 8), Norm(8), nn.Linear(8, 8))
 
         def forward(self, x):
             return self.backbone(x).square().mean()
@@ -140,6 +163,11 @@ def test_gradients_of_norms_over_many_tokens(assert_near):
         loss = model(x)
     for found, grad in zip(torch.autograd.grad(loss, norm), expected, strict=True):
         assert_near(found, grad, 2e-2)
+    with torch.autocast('cpu', torch.bfloat16):
+        model.backbone[1](x=x)
+        model.double()(x.double())
+        with pytest.raises(AssertionError):
+            model.backbone[1](x.bfloat16(), 'first')
 
 
 class Teaching(BaseModel):

@@ -1,15 +1,38 @@
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+
+from mmlab_inline import runs
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 DEMO = Path(__file__).parents[2] / 'tools/demo.py'
+
+
+@pytest.mark.parametrize(
+    ('device', 'ops', 'has_instructions', 'options'),
+    [
+        ('cpu', '_ext.py', True, ['--amp']),
+        ('cpu', '_ext.py', False, []),
+        ('cpu', '_ext.cpython-312.so', True, []),
+        ('cuda', '_ext.py', True, []),
+    ],
+)
+def test_mixed_precision_where_it_is_faster(device, ops, has_instructions, options, monkeypatch):
+    amp = runpy.run_path(str(DEMO))['amp']
+    monkeypatch.setattr('mmengine.device.get_device', lambda: device)
+    monkeypatch.setattr(runs, 'has_bfloat16_instructions', lambda: has_instructions)
+    import mmcv.ops  # noqa: F401 - the module that stands in for its ops is none to it
+
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', SimpleNamespace(__file__=ops))
+    assert amp() == options
 
 
 def test_quick_demo(tmp_path):
