@@ -2,10 +2,10 @@
 
     python tools/demo.py [--quick]
 
-Draws the embedded shapes, trains Mask R-CNN on a small InLine-PVT and Semantic FPN on a small
-InLine-Swin side by side, each by tools/train.py (the one with --amp where that is faster), evaluates
-both by tools/test.py, and leaves summary.json, loss_curves.png, predictions.png, a report
-of each model and all pictures under work_dirs/demo/.
+Draws the embedded shapes, trains Mask R-CNN on a small InLine-PVT (with --amp where that is faster
+on the CPU) and Semantic FPN on a small InLine-Swin side by side, each by tools/train.py, evaluates
+both by tools/test.py, and leaves summary.json, loss_curves.png, predictions.png, a report of each
+model and all pictures under work_dirs/demo/.
 """
 
 import json
