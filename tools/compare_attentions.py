@@ -19,7 +19,7 @@ from pathlib import Path
 from mmlab_inline.cli import ArgumentParser, positive
 from mmlab_inline.datasets.demo import CLASSES, FOLDER, write_demo_dataset
 from mmlab_inline.environment import usable_cores
-from mmlab_inline.utils import UserError, did_you_mean, exit_on_user_error, write_atomically
+from mmlab_inline.utils import UserError, exit_on_user_error, one_of, write_atomically
 
 DATA = FOLDER / 'data/ade/ADEChallengeData2016'
 TOOLS = Path(__file__).resolve().parent
@@ -69,12 +69,11 @@ def main() -> None:
     chosen = args.attentions or [name for name in known if name not in LEFT_OUT]
     chosen = list(dict.fromkeys(['inline', *chosen]))
     with exit_on_user_error():
-        for name in chosen:
-            if name not in known:
-                raise UserError(
-                    f'unknown attention {name!r}{did_you_mean(name, known)}; '
-                    f'choose from {", ".join(known)}'
-                )
+        try:
+            for name in chosen:
+                one_of('attention', name, known)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         print(f'Drawing the pictures, unless they are in {FOLDER}', flush=True)
         write_demo_dataset(*((100, 20) if args.quick else ()))
         sweep(args, SEGMENTATION, chosen, args.out / 'segmentation', seeds=3)
